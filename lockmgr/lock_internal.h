@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* lock_internal.h - what the files of lockmgr/ share; not for other folders. */
+#ifndef HEARTH_LOCK_INTERNAL_H
+#define HEARTH_LOCK_INTERNAL_H
+
+#include <errno.h>
+
+#include "lock.h"
+#include "seg_counter.h"
+
+struct lock_mgr {
+    struct seg        *seg;
+    struct work       *work;
+    struct lock_config config;
+    unsigned           self_slot;
+    uint64_t           self_bit;
+    unsigned           spin; /* looks before a sleep; 0 on one core */
+};
+
+/* ---- the owner word ---- */
+static inline uint64_t lock_word(unsigned slot, unsigned phase, uint32_t incarnation)
+{
+    return (uint64_t)incarnation << 32 | (uint64_t)(phase & 0xff) << 8 | (uint64_t)((slot + 1) & 0xff);
+}
+static inline unsigned lock_word_slot(uint64_t w) { return (unsigned)(w & 0xff) - 1; } /* garbage unless w != 0: check range */
+static inline unsigned lock_word_phase(uint64_t w) { return (unsigned)(w >> 8 & 0xff); }
+static inline uint32_t lock_word_incarnation(uint64_t w) { return (uint32_t)(w >> 32); }
+static inline seg_who  lock_word_who(uint64_t w) { return seg_who_make(lock_word_slot(w), lock_word_incarnation(w)); }
+
+static inline uint64_t lock_own_word(const struct lock_mgr *mgr, unsigned phase)
+{
+    return lock_word(mgr->self_slot, phase, seg_self_incarnation(mgr->seg));
+}
+
+/* lock_wait.c: one bounded sleep for an event of `words`. The caller reads the event word first, then its condition, then sleeps. */
+uint32_t lock_wait_prepare(struct lock_mgr *mgr, struct lock_shared *words);
+void     lock_wait_sleep(struct lock_mgr *mgr, struct lock_shared *words, uint32_t event, unsigned ms);
+void     lock_wake(struct lock_mgr *mgr, const struct lock_ref *ref);
+uint64_t lock_now_ms(void);
+/* If member `slot` with `incarnation` is gone (or no such member can be): settles it through the callback; true when it did. */
+bool lock_settle_if_dead(struct lock_mgr *mgr, unsigned slot, uint32_t incarnation);
+/* Settles `slot` whatever it does: fences it first. */
+void lock_settle(struct lock_mgr *mgr, unsigned slot);
+
+#endif

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * lock_read.c - the reader's side: taking an interest, and waiting for a writer.
+ *
+ *   R0  another member owns the lock and this member owes nothing: wait, without setting the bit. Either it has acknowledged (then the writer needs
+ *       nothing more of it, and not setting the bit keeps hot readers from making the writer start over), or it has not been asked yet; when it is
+ *       asked, its dispatcher wakes the waiting reader, which then answers at once.
+ *   R1  set the bit   R2  look again: WRITING -> wait (the bit may stay: it costs the writer one more round at most)
+ *                                     RECALLING, owing -> answer the old data: the write has not happened, and the recall will drop it
+ *                                     RECALLING, owing nothing -> wait, as R0
+ * If this member dies between R1 and its answer, recovery clears the bit.
+ */
+#include "lock_internal.h"
+
+/* May a reader answer now? Looks only. */
+static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words)
+{
+    uint64_t owner = atomic_load_explicit(&words->owner, memory_order_seq_cst); /* R2, pairs with W1 and W3 */
+    if (!owner || lock_word_slot(owner) == mgr->self_slot)
+        return true;
+    unsigned phase = lock_word_phase(owner);
+    if (phase == LOCK_GRANTED)
+        return true;
+    return phase == LOCK_RECALLING && lock_recall_owed(mgr, words);
+}
+
+enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
+}
+
+enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    if (!may_answer(mgr, words)) /* R0 */
+        return LOCK_READ_WAIT;
+    if (atomic_load_explicit(&words->interest, memory_order_seq_cst) & mgr->self_bit)
+        return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
+    atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst); /* R1 */
+    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;                   /* R2 */
+}
+
+int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop)(void *), void *stop_arg)
+{
+    uint64_t looked = lock_now_ms();
+    for (;;) {
+        uint32_t event = lock_wait_prepare(mgr, ref->words);
+        if (may_answer(mgr, ref->words))
+            return 0;
+        if (stop && stop(stop_arg))
+            return -EINTR;
+        if (!seg_self_stands(mgr->seg))
+            return -EIO;
+        uint64_t now = lock_now_ms();
+        if (now - looked >= LOCK_POLL_MS) {
+            uint64_t owner = atomic_load_explicit(&ref->words->owner, memory_order_relaxed);
+            looked = now;
+            if (owner)
+                lock_settle_if_dead(mgr, lock_word_slot(owner), lock_word_incarnation(owner));
+        }
+        lock_wait_sleep(mgr, ref->words, event, LOCK_POLL_MS);
+    }
+}
+
+void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    if (atomic_load_explicit(&words->interest, memory_order_relaxed) & mgr->self_bit)
+        atomic_fetch_and_explicit(&words->interest, ~mgr->self_bit, memory_order_seq_cst);
+}
+
+bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *words)
+{
+    return atomic_load_explicit(&words->owed, memory_order_seq_cst) & mgr->self_bit;
+}
+
+void lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref)
+{
+    atomic_fetch_and_explicit(&ref->words->interest, ~mgr->self_bit, memory_order_seq_cst); /* A1 */
+    lock_wake(mgr, ref); /* readers of this member that wait may answer now, and must: the kernel's invalidation waits for their pages */
+}
+
+void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref)
+{
+    seg_count(mgr->seg, SEG_COUNTER_recalls_served, 1);
+    atomic_fetch_and_explicit(&ref->words->owed, ~mgr->self_bit, memory_order_seq_cst); /* A3 */
+    lock_wake(mgr, ref);
+}
+
+void lock_slipped(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    seg_count(mgr->seg, SEG_COUNTER_slipped_writes, 1);
+    atomic_store_explicit(&words->slipped, 1, memory_order_seq_cst);
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fs_node.c - how often this mount's kernel refers to each inode.
+ *
+ * The count stands in a table by inode index, because an inode index is not reused while any member knows it. The inode's `known` bit of this member is set
+ * exactly while the count is not zero: both move under a stripe's mutex when the count leaves or reaches zero, and by one atomic step otherwise, so
+ * that hits take no lock.
+ */
+#include "fs_internal.h"
+
+static pthread_mutex_t *stripe(struct fs *fs, uint64_t id)
+{
+    return &fs->node_stripe[cache_id_index(id) % FS_STRIPES];
+}
+
+int fs_node_get(struct fs *fs, uint64_t id)
+{
+    struct fs_node *node = fs_node_at(fs, id);
+    if (!node)
+        return -ESTALE;
+    uint64_t n = atomic_load_explicit(&node->lookups, memory_order_relaxed);
+    while (n)
+        if (atomic_compare_exchange_weak(&node->lookups, &n, n + 1))
+            return 0;
+    int result = 0;
+    pthread_mutex_lock(stripe(fs, id));
+    if (atomic_load(&node->lookups) == 0) {
+        cache_known_set(fs->cache, id);
+        if (!cache_inode_at(fs->cache, id)) { /* evicted before the bit was seen */
+            result = -ESTALE;
+        }
+    }
+    if (!result)
+        atomic_fetch_add(&node->lookups, 1);
+    pthread_mutex_unlock(stripe(fs, id));
+    return result;
+}
+
+void fs_node_put(struct fs *fs, uint64_t id, uint64_t n)
+{
+    struct fs_node *node = fs_node_at(fs, id);
+    if (!node || id == CACHE_ROOT_ID)
+        return;
+    uint64_t have = atomic_load_explicit(&node->lookups, memory_order_relaxed);
+    while (have > n)
+        if (atomic_compare_exchange_weak(&node->lookups, &have, have - n))
+            return;
+    pthread_mutex_lock(stripe(fs, id));
+    have = atomic_load(&node->lookups);
+    for (;;) {
+        uint64_t left = have > n ? have - n : 0;
+        if (atomic_compare_exchange_weak(&node->lookups, &have, left)) {
+            if (!left) {
+                struct origin_ref ref;
+                bool              named = fs_ref(fs, id, &ref) == 0;
+                cache_known_drop(fs->cache, id);
+                if (named && fs->origin)
+                    origin_forget(fs->origin, &ref);
+            }
+            break;
+        }
+    }
+    pthread_mutex_unlock(stripe(fs, id));
+}
+
+void fs_node_drop_all(struct fs *fs)
+{
+    for (uint32_t index = 1; index < fs->node_count; index++) {
+        if (!atomic_load(&fs->node[index].lookups) && index != cache_id_index(CACHE_ROOT_ID))
+            continue;
+        atomic_store(&fs->node[index].lookups, 0);
+        struct seg_array inodes = seg_section(fs->seg, SEG_SECTION_INODES);
+        struct cache_inode *inode = seg_elem(&inodes, index);
+        uint64_t            word = atomic_load(&inode->pool);
+        cache_known_drop(fs->cache, (uint64_t)seg_pool_word_aux(word) << 32 | index);
+    }
+}
+
+void fs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
+{
+    fs_node_put(fs_of(req), ino, n);
+    fuse_reply_none(req);
+}
+
+void fs_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+    for (size_t i = 0; i < count; i++)
+        fs_node_put(fs_of(req), forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+}

@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_cache_stress.c - threads at work on the same pages: versions that readers see, fetches against changes, chunks that come and go. */
+/* test_cache_stress.c - threads at work on the same pages: versions that readers see, fetches against changes, chunks that come and go, members that are killed. */
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
 #include "cache_data_tools.h"
 
 enum {
@@ -373,3 +378,142 @@ Test(cache_stress, random_operations_against_a_model, .timeout = 120)
     frames_return(f->cache);
     fixture_close(f);
 }
+
+#ifndef __SANITIZE_THREAD__ /* two mappings, and threads in a forked child */
+/* ---- members that are killed ---- */
+
+enum { HAMMER_PAGES = 150, HAMMER_KILLS = 40 };
+struct hammer { /* shared with the children */
+    _Atomic uint64_t origin[HAMMER_PAGES], sequence, steps;
+    _Atomic bool     stop;
+};
+struct hammer_thread {
+    struct hammer *h;
+    struct cache  *cache;
+    uint64_t       id, random;
+};
+
+static void hammer_write(struct hammer_thread *t, uint64_t page, uint32_t count)
+{
+    struct cache_attr  attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
+    struct cache_write write;
+    if (cache_write_begin(t->cache, t->id, page, count, &write) != 0)
+        abort();
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t stamp = atomic_fetch_add(&t->h->sequence, 1) + 1;
+        atomic_store(&t->h->origin[page + i], stamp);
+        if (write.data[i])
+            page_stamp(write.data[i], stamp);
+    }
+    cache_write_end(t->cache, &write, count, &attr);
+}
+
+static void hammer_fill(struct hammer_thread *t, uint64_t page, uint32_t count)
+{
+    struct cache_fill fill;
+    if (cache_fill_begin(t->cache, t->id, page, count, &fill) != 0)
+        return;
+    uint64_t at_page = page;
+    for (uint32_t i = 0; i < fill.iov_count; i++)
+        for (size_t at = 0; at < fill.iov[i].iov_len; at += CACHE_PAGE, at_page++)
+            page_stamp((char *)fill.iov[i].iov_base + at, atomic_load(&t->h->origin[at_page]));
+    cache_fill_end(t->cache, &fill, (ssize_t)fill.count * CACHE_PAGE);
+    cache_fill_release(t->cache, &fill);
+}
+
+static void *hammer(void *arg)
+{
+    struct hammer_thread *t = arg;
+    struct cache_attr     attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
+    while (!atomic_load(&t->h->stop)) {
+        uint64_t page = tools_random(&t->random) % (HAMMER_PAGES - 4), stamp;
+        uint32_t count = 1 + tools_random(&t->random) % 4;
+        switch (tools_random(&t->random) % 8) {
+        case 0: case 1: hammer_write(t, page, count); break;
+        case 2:
+            for (uint32_t i = 0; i < count; i++)
+                atomic_store(&t->h->origin[page + i], atomic_fetch_add(&t->h->sequence, 1) + 1);
+            cache_drop(t->cache, t->id, page, count, &attr);
+            break;
+        case 3: cache_evict(t->cache, 3); break;
+        case 4: page_read(t->cache, t->id, page, &stamp); break;
+        default: hammer_fill(t, page, count);
+        }
+        atomic_fetch_add(&t->h->steps, 1);
+    }
+    return NULL;
+}
+
+static pid_t hammer_child(struct fixture *f, struct hammer *h, uint64_t id, uint64_t seed)
+{
+    int ready[2];
+    cr_assert_eq(pipe(ready), 0);
+    pid_t child = fork();
+    cr_assert_geq(child, 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        struct fixture_member *me = fixture_join(f);
+        struct hammer_thread   t[2] = {{h, me->cache, id, seed}, {h, me->cache, id, seed ^ 0xabcdef}};
+        pthread_t              thread;
+        if (pthread_create(&thread, NULL, hammer, &t[1]) != 0 || write(ready[1], "", 1) != 1)
+            abort();
+        hammer(&t[0]);
+        abort();
+    }
+    char byte;
+    close(ready[1]);
+    cr_assert_eq(read(ready[0], &byte, 1), 1, "the child did not join");
+    close(ready[0]);
+    return child;
+}
+
+static void dead_settle(struct fixture *f)
+{
+    for (unsigned slot = 0; slot < SEG_MEMBERS_MAX; slot++) {
+        uint32_t incarnation;
+        if (slot != f->member[0].slot && seg_member_state(f->seg, slot, &incarnation) == SEG_ACTIVE) {
+            cr_assert(seg_member_is_dead(f->seg, slot));
+            fixture_settle(&f->member[0], slot, incarnation);
+            cr_assert_eq(seg_member_state(f->seg, slot, NULL), SEG_PARKED);
+        }
+    }
+}
+
+/* Goal: a member that is killed anywhere leaves no frame, chunk or claim behind and no page that is not the origin's.
+ * Method: a child with two threads is killed after a random time, 40 times, while this process works on the same pages; after recovery all is counted and compared. */
+Test(cache_stress, killed_members_leave_nothing, .timeout = 120)
+{
+    struct fixture_shape shape = {.frames = 120, .inodes = 64, .names = 64, .chunks = 9};
+    struct fixture      *f = fixture_open_shape(&shape);
+    struct hammer       *h = mmap(NULL, sizeof *h, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    uint64_t             id = fixture_file(f->cache, 9, HAMMER_PAGES * CACHE_PAGE), random = 0xfeed ^ (uint64_t)getpid(), stamp;
+    struct cache_attr    attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
+
+    cr_assert_neq(h, MAP_FAILED);
+    fprintf(stderr, "seed %lx\n", random);
+    for (unsigned round = 0; round < HAMMER_KILLS; round++) {
+        struct hammer_thread t = {h, f->cache, id, random ^ round};
+        pthread_t            thread;
+        int                  status;
+        atomic_store(&h->stop, false);
+        pid_t child = hammer_child(f, h, id, random + round);
+        thread_start(&thread, hammer, &t);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000 + tools_random(&random) % 8000000}, NULL);
+        kill(child, SIGKILL);
+        cr_assert_eq(waitpid(child, &status, 0), child);
+        cr_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "the child ended by itself");
+        dead_settle(f);
+        atomic_store(&h->stop, true);
+        pthread_join(thread, NULL);
+
+        cr_assert_eq(cache_attr_publish(f->cache, id, &attr), 0);
+        frames_account(f->cache);
+        for (uint64_t page = 0; page < HAMMER_PAGES; page++)
+            if (page_read(f->cache, id, page, &stamp) == 0)
+                cr_assert_eq(stamp, atomic_load(&h->origin[page]), "round %u: page %lu", round, page);
+    }
+    fprintf(stderr, "%lu steps\n", atomic_load(&h->steps));
+    frames_return(f->cache);
+    fixture_close(f);
+}
+#endif

@@ -1,0 +1,342 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * recall_mmap.pml - pages dirtied through a shared mapping, written back by the kernel that is being recalled.
+ *
+ * One page of four slots, a bit each: 1 and 2 are written by write() of members 0 and 1, 4 and 8 stored through mappings at members 0 and 1.
+ * Per member: a writer, a reader that then stores through the mapping, the kernel's ordinary writeback, a notifier and the thread in which it
+ * has the kernel invalidate. (Kernels >= 6.16: a page stays under writeback until the answer. WRITEs of writeback carry the whole page.)
+ *
+ * A WRITE of writeback "slips" when its own member owes an acknowledgement, whoever owns the inode's lock, the own member included: it does not wait for the
+ * lock, claims the page, writes, and sets `slipped`. The owner is RECALLING then and has changed nothing. It slips through a gate: the
+ * acknowledgement (A3) waits for slips that have begun, so that none of them publishes after the owner went on. When all is acknowledged and `slipped`
+ * is set, the owner recalls everybody once more, its own kernel too, and looks at `slipped` again together with W4.
+ *
+ * The own kernel may be recalled while it waits for the very WRITE whose owner recalls it: a partial page locked (recall_write.pml), or a page under writeback
+ * whose WRITE owns the inode's lock. The acknowledgement does not wait for that invalidation; hence the owner sets its own interest bit again afterwards.
+ *
+ * Shown: no deadlock; no write() that has returned is lost or missing in any kernel; with ONE_STORER also: what a store wrote back is in every clean
+ * page when the next write() returns. (Two members that store into one page at the same time overwrite each other, as nothing
+ * tells a daemon of a store: a limit, stated in the manual.)
+ * Variants: none: 2 writers, 2 storers, 2 ordinary writebacks, with READERS also 2 readers; ONE_STORER: 2 writers, 1 storer with ordinary writeback, 1 reader;
+ * TRUNCATE: 1 writer, 1 storer, whose kernel also truncates: it holds back all writeback of the inode until its SETATTR is answered.
+ *
+ * Mutants: 1 writeback never slips                         2 it slips only if another member owns the lock
+ *          3 no gate                                       4 the owner does not look at `slipped`
+ *          5 a page whose own writeback owns the lock is waited for     6 the own interest bit is not set again
+ *          7 (TRUNCATE) SETATTR waits for the lock although its member owes
+ */
+#define N 2
+#define BIT(m) (1 << (m))
+
+mtype = { IDLE, RECALLING, WRITING };
+mtype = { FREE, BY_READ, BY_WRITE, BY_COPY, BY_INVALIDATION };
+mtype = { NONE, ASKED, INSIDE, LAUNDERING };
+
+byte  owner;
+mtype phase = IDLE;
+byte  interest, owed;
+bit   slipped;
+bit   claim;
+byte  data;
+
+bit   present[N], dirty[N], writeback[N];
+byte  cached[N];
+mtype lock[N] = FREE;
+mtype invalidation[N] = NONE;
+bit   nowrite[N];            /* a truncating SETATTR holds back writeback */
+
+bit   inbox[N];
+byte  reads[N];
+bit   writes[N];             /* a WRITE of write() is registered */
+bit   backs[N];              /* a WRITE of this member's writeback owns the lock */
+byte  slips[N];
+bit   dropped[N], suspect[N];
+byte  returned;
+
+#define MAY_ANSWER(m, who, ph, owes) (who == 0 || (ph == RECALLING && (who == m + 1 || (owes))))
+
+/* ---- daemon: the recall, as in recall_write.pml ---- */
+inline recall_all(m)
+{
+    interest = interest | BIT(m);
+    todo = interest & ~BIT(m);                                          /* (W2) */
+    do
+    :: if
+       :: suspect[m] -> suspect[m] = 0; todo = todo | BIT(m)
+       :: else
+       fi;
+       if
+       :: todo ->
+           phase = RECALLING;
+           owed = owed | todo;
+           if
+           :: todo & 1 -> inbox[0] = 1
+           :: else
+           fi;
+           if
+           :: todo & 2 -> inbox[1] = 1
+           :: else
+           fi;
+           owed == 0
+       :: else
+       fi;
+#ifndef MUTANT_6
+       interest = interest | BIT(m);
+#endif
+       phase = WRITING;                                                 /* (W3) */
+       todo = interest & ~BIT(m);                                       /* (W4) */
+#ifndef MUTANT_4
+       if
+       :: slipped -> slipped = 0; todo = todo | interest | BIT(m)
+       :: else
+       fi;
+#endif
+       if
+       :: todo == 0 && !suspect[m] -> break
+       :: else -> phase = RECALLING
+       fi
+    od
+}
+
+/* ---- daemon: a WRITE of writeback with the whole page ---- */
+inline write_back(m, page)
+{
+    do
+#ifndef MUTANT_1
+    :: atomic {
+#ifdef MUTANT_2
+        (owed & BIT(m)) && owner != m + 1 ->
+#else
+        (owed & BIT(m)) ->
+#endif
+        slips[m]++ }
+        atomic { claim == 0; claim = 1 }
+        assert(!(returned & ~page));
+        data = page;
+        slipped = 1;
+        claim = 0;
+        slips[m]--;
+        break
+#endif
+    :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING; backs[m] = 1 }
+        recall_all(m);
+        atomic { claim == 0; claim = 1 }
+        assert(!(returned & ~page));
+        data = page;
+        claim = 0;
+        atomic { backs[m] = 0; phase = IDLE; owner = 0 }
+        break
+    od
+}
+
+proctype storer(byte m; byte count; bit stores)
+{
+    byte floor, value, seen_owner;
+    mtype seen_phase;
+    bit may;
+
+    do
+    :: count > 0 ->
+        count--;
+        atomic {
+            floor = returned;
+            (present[m] || lock[m] == FREE);
+            if
+            :: present[m] -> assert(!(floor & ~cached[m])); goto store
+            :: else -> lock[m] = BY_READ
+            fi
+        }
+        reads[m]++;
+again:
+        interest = interest | BIT(m);                                   /* (R1) */
+        if
+        :: writes[m] || dropped[m] -> suspect[m] = 1                    /* (R1) for an own writer */
+        :: else
+        fi;
+        atomic { seen_owner = owner; seen_phase = phase }               /* (R2) */
+        may = MAY_ANSWER(m, seen_owner, seen_phase, owed & BIT(m));
+        if
+        :: may
+        :: else ->
+            MAY_ANSWER(m, owner, phase, owed & BIT(m));
+            goto again
+        fi;
+        value = data;
+        atomic {
+            assert(!(floor & ~value));
+            cached[m] = value;
+            present[m] = 1;
+            lock[m] = FREE;
+            reads[m]--
+        }
+store:
+        if
+        :: stores ->
+            atomic {
+                if
+                :: present[m] && lock[m] == FREE && !writeback[m] -> cached[m] = cached[m] | (4 << m); dirty[m] = 1
+                :: else /* dropped meanwhile, or busy: the program does something else */
+                fi
+            }
+        :: else
+        fi;
+        atomic { floor = 0; value = 0; may = 0; seen_owner = 0; seen_phase = IDLE }
+    :: else -> break
+    od
+}
+
+/* The kernel's ordinary writeback. */
+proctype flusher(byte m)
+{
+    byte page, todo;
+end:
+    do
+    :: atomic { dirty[m] && lock[m] == FREE && !writeback[m] && !nowrite[m] -> dirty[m] = 0; writeback[m] = 1; page = cached[m] }
+        write_back(m, page);
+        atomic { writeback[m] = 0; page = 0; todo = 0 }
+    od
+}
+
+proctype invalidator(byte m)
+{
+    byte page, todo;
+end:
+    do
+    :: invalidation[m] == ASKED -> invalidation[m] = INSIDE
+    :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && !dirty[m] -> present[m] = 0; invalidation[m] = NONE }
+    :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && dirty[m] ->
+            lock[m] = BY_INVALIDATION; invalidation[m] = LAUNDERING; dirty[m] = 0; page = cached[m] }
+        !nowrite[m];
+        write_back(m, page);
+        atomic { present[m] = 0; lock[m] = FREE; invalidation[m] = NONE; page = 0; todo = 0 }
+    od
+}
+
+#ifdef MUTANT_5
+#define OWN_WRITE(m) (writes[m])
+#else
+#define OWN_WRITE(m) (writes[m] || backs[m])
+#endif
+/*
+ * "Seen to be blocked": by something that will not go away by itself. Everything else that holds a page (a copy, a READ, a writeback that slips) is
+ * answered without the help of others; the daemon sees the difference in that the call stays blocked over a time in which nothing of the kind is in flight.
+ */
+#define BLOCKED(m) ((invalidation[m] == INSIDE && lock[m] == BY_WRITE) || (invalidation[m] == LAUNDERING && backs[m]) || (writeback[m] && backs[m]))
+
+inline invalidate(m)
+{
+    atomic {
+        if
+        :: invalidation[m] == NONE -> invalidation[m] = ASKED
+        :: else
+        fi
+    }
+    do
+    :: invalidation[m] == NONE -> break
+    :: OWN_WRITE(m) && reads[m] == 0 ->
+        if
+        :: BLOCKED(m) -> break
+        :: invalidation[m] == NONE -> break
+        :: !OWN_WRITE(m)
+        :: reads[m] > 0
+        fi
+    od
+}
+
+proctype notifier(byte m)
+{
+end:
+    do
+    :: atomic { inbox[m] -> inbox[m] = 0 }
+        interest = interest & ~BIT(m);                                  /* (A1) */
+        dropped[m] = 1;
+        invalidate(m);                                                  /* (A2) */
+#ifdef MUTANT_3
+        owed = owed & ~BIT(m)
+#else
+        atomic { slips[m] == 0; owed = owed & ~BIT(m) }                 /* (A3), through the gate */
+#endif
+    od
+}
+
+proctype writer(byte m)
+{
+    byte todo, seen;
+    /* the kernel */
+    atomic { lock[m] == FREE; lock[m] = BY_COPY }
+    atomic {
+        !writeback[m];
+        if
+        :: present[m] -> cached[m] = cached[m] | BIT(m); lock[m] = FREE
+        :: else -> lock[m] = BY_WRITE
+        fi
+    }
+    writes[m] = 1;                                                      /* arrival */
+    atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
+    recall_all(m);
+    atomic { claim == 0; claim = 1 }
+    atomic { data = data | BIT(m); seen = data }
+    claim = 0;
+    atomic { phase = IDLE; owner = 0 }
+    atomic { /* the answer */
+        writes[m] = 0;
+        if
+        :: lock[m] == BY_WRITE -> lock[m] = FREE
+        :: else
+        fi;
+        returned = returned | BIT(m);
+        assert(data & BIT(m));
+        assert(!present[0] || (cached[0] & BIT(m)));
+        assert(!present[1] || (cached[1] & BIT(m)));
+#ifdef ONE_STORER
+        assert(!present[0] || dirty[0] || writeback[0] || !(seen & ~cached[0]));
+        assert(!present[1] || dirty[1] || writeback[1] || !(seen & ~cached[1]));
+#endif
+        todo = 0;
+        seen = 0
+    }
+}
+
+proctype truncater(byte m)
+{
+    byte todo;
+    atomic { !writeback[m] && invalidation[m] != LAUNDERING; nowrite[m] = 1 }
+    do
+#ifndef MUTANT_7
+    :: atomic { (owed & BIT(m)) -> slips[m]++ }
+        assert(owner && phase == RECALLING); /* the truncation */
+        atomic { assert(owner && phase == RECALLING); slipped = 1 }
+        slips[m]--;
+        break
+#endif
+    :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING }
+        recall_all(m);
+        atomic { phase = IDLE; owner = 0 }
+        break
+    od;
+    nowrite[m] = 0
+}
+
+init
+{
+    atomic {
+        run invalidator(0); run invalidator(1);
+        run notifier(0); run notifier(1);
+#if defined(TRUNCATE)
+        run writer(0);
+        run storer(1, 1, 1); run truncater(1);
+        run flusher(1)
+#elif defined(ONE_STORER)
+        run writer(0); run writer(1);
+        run storer(1, 1, 1); run storer(0, 1, 0);
+        run flusher(1)
+#else
+        run writer(0); run writer(1);
+        run storer(0, 1, 1); run storer(1, 1, 1);
+        run flusher(0); run flusher(1);
+#ifdef READERS
+        run storer(0, 1, 0); run storer(1, 1, 0)
+#endif
+#endif
+    }
+}

@@ -2,16 +2,19 @@
 /*
  * cache.c - the handle: format, open, close, usage.
  *
- * cache_format() runs once in a segment's life, by its creator, or by a later member under the recovery lock when the creator died before it was
- * through. It is repeatable: the root inode becomes LIVE as the last step, and a segment whose root is LIVE is left alone.
+ * cache_format() runs once in a segment's life, by its creator, or by a later member under the recovery lock when the creator
+ * died before it was through. It is repeatable: the root inode becomes LIVE as the last step, and a segment whose root is
+ * LIVE is left alone.
  *   1. hints of all pools say "free"   2. element 0 of each pool LIVE and its hint cleared (no index 0 is ever handed out: node ids, links
  *   and part numbers use 0 for "none")   3. the root inode LIVE
  *
- * cache_open() only looks: what a member needs to have settled (its former life) is cache_recover()'s business. It may be called before the member is
- * active, and on a mapping that may not be written (checks and tools), then without a lock manager.
+ * cache_open() only looks: what a member needs to have settled (its former life) is cache_recover()'s business. It may be
+ * called before the member is active, and on a mapping that may not be written (checks and tools), then without a lock
+ * manager.
  *
- * cache_close() gives back what this process has retired but not yet freed, so that a member that leaves in order leaves no element in limbo. It waits for
- * readers, at most a second; what is left then bears our slot, and the next life of the slot settles it.
+ * cache_close() gives back what this process has retired but not yet freed, so that a member that leaves in order leaves no
+ * element in limbo. It waits for readers, at most a second; what is left then bears our slot, and the next life of the slot
+ * settles it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -144,14 +147,18 @@ static uint32_t limbo_all(const struct cache *cache)
            seg_pool_limbo_count(cache->inodes);
 }
 
+uint32_t cache_reap(struct cache *cache)
+{
+    return seg_pool_reap(cache->frames) + seg_pool_reap(cache->chunks) + seg_pool_reap(cache->names) +
+           seg_pool_reap(cache->inodes);
+}
+
 void cache_close(struct cache *cache)
 {
     if (!cache)
         return;
     for (unsigned ms = 0; limbo_all(cache) && ms < CLOSE_WAIT_MS && seg_self_stands(cache->seg); ms++) {
-        uint32_t freed = seg_pool_reap(cache->frames) + seg_pool_reap(cache->chunks) + seg_pool_reap(cache->names) +
-                         seg_pool_reap(cache->inodes);
-        if (!freed)
+        if (!cache_reap(cache))
             nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
     cache_free(cache);

@@ -33,7 +33,9 @@ static inline uint32_t cache_id_index(uint64_t id) { return (uint32_t)id; }
 void cache_format(struct seg *seg);
 /* lock: for publish locks and waiting. work: to post WORK_EVICT when free frames run low (below 1/32); may be NULL in tests. */
 int  cache_open(struct seg *seg, struct lock_mgr *lock, struct work *work, struct cache **out);
-void cache_close(struct cache *cache);
+void cache_close(struct cache *cache); /* gives back what it has retired; waits at most a second for readers of that */
+/* Frees what this process has retired and nobody reads any more. Others cannot do that for it: to be called now and then also by an idle member (heartbeat). */
+uint32_t cache_reap(struct cache *cache);
 struct seg *cache_seg(const struct cache *cache);
 struct lock_mgr *cache_lock(const struct cache *cache);
 

@@ -2,15 +2,16 @@
 /*
  * cache_attr.c - attributes of an inode, and the version that orders all changes of it.
  *
- * Readers take no lock. `version` is odd while words or attributes are swapped, and grows with each change, also over the reuse of the slot:
+ * Readers take no lock. `version` is odd while words or attributes are swapped, and grows with each change, also over the
+ * reuse of the slot:
  *
  *   reader  (V1) load version, even   (V2) flags say VALID   (V3) copy   (V4) load version again: the same
  *   change  (C1) version odd   (C2) store attributes, page words   (C3) version even, two higher
  *   fill    (F1) store attributes   (F2) flags := VALID          only while they are not VALID, so that nobody is reading them
  *
- * V3 that saw anything of C2 makes V4 see C1 (fences after C1 and before V4). A fill does not move the version: it adds what was true under it, and other fetches
- * under the same version stay good. V2 acquires F2.
- * The copies go by 64-bit relaxed atomics, because reader and writer do meet; V4 throws away what was torn.
+ * V3 that saw anything of C2 makes V4 see C1 (fences after C1 and before V4). A fill does not move the version: it adds what
+ * was true under it, and other fetches under the same version stay good. V2 acquires F2. The copies go by 64-bit relaxed
+ * atomics, because reader and writer do meet; V4 throws away what was torn.
  *
  * If we die here: the publish lock bears our slot. Recovery finds it, makes the attributes invalid and the version even.
  */

@@ -2,9 +2,10 @@
 /*
  * cache_check.c - walks every invariant of the cache and says in one line each which are broken.
  *
- * Writes nothing, so it works on a mapping that may not be written and by a process that is no member. It takes no lock either: others may go on
- * working, and then what looks broken may be a step that is just being made. So unless the caller says that all is quiet, a finding counts only when it
- * shows again and again, with pauses; these have a budget, so that a segment full of faults does not keep the checker for hours.
+ * Writes nothing, so it works on a mapping that may not be written and by a process that is no member. It takes no lock
+ * either: others may go on working, and then what looks broken may be a step that is just being made. So unless the caller
+ * says that all is quiet, a finding counts only when it shows again and again, with pauses; these have a budget, so that a
+ * segment full of faults does not keep the checker for hours.
  *
  * Invariants, by kind of element (the number in a line of output is its index):
  *   all     state is one of four; PRIVATE and LIMBO name a member at work, and when quiet there are none; what is FREE has its hint;

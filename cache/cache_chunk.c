@@ -7,21 +7,24 @@
  *                                                          ^                         |
  *                                                          +---- a word is in use: words opened, unclaim
  *
- * Chunks come without a lock: whoever needs one allocates it, fills it in and inserts it; the loser of that race uses the winner's. A chunk can be used
- * as soon as it is linked, PRIVATE or not.
+ * Chunks come without a lock: whoever needs one allocates it, fills it in and inserts it; the loser of that race uses
+ * the winner's. A chunk can be used as soon as it is linked, PRIVATE or not.
  *
- * Chunks go by closing. The thread that wants to free one wins it by seg_pool_claim, then turns each of the 16 words from EMPTY into a claim of kind CLOSE
- * by CAS. If a word is not EMPTY it gives up: its own CLOSE words become EMPTY again and the chunk is LIVE. Only when all 16 are closed
- * is the chunk unlinked. A slow thread, still in an epoch with a word of this chunk in its hand, CASes what it read (EMPTY or older) and fails, because the
- * word has moved; nothing lands in a chunk that cannot be found. Who meets a CLOSE word leaves its epoch and looks the chunk up again. While somebody's own
- * claim stands in a word, closing fails at that word: so the word stays good beyond the epoch.
- * Words keep counting their sequence through all lives of a chunk: the claim of a member that sleeps for ages matches nothing in a later life.
+ * Chunks go by closing. The thread that wants to free one wins it by seg_pool_claim, then turns each of the 16 words
+ * from EMPTY into a claim of kind CLOSE by CAS. If a word is not EMPTY it gives up: its own CLOSE words become EMPTY
+ * again and the chunk is LIVE. Only when all 16 are closed is the chunk unlinked. A slow thread, still in an epoch
+ * with a word of this chunk in its hand, CASes what it read (EMPTY or older) and fails, because the word has moved;
+ * nothing lands in a chunk that cannot be found. Who meets a CLOSE word leaves its epoch and looks the chunk up
+ * again. While somebody's own claim stands in a word, closing fails at that word: so the word stays good beyond the
+ * epoch. Words keep counting their sequence through all lives of a chunk: the claim of a member that sleeps for ages
+ * matches nothing in a later life.
  *
- * The words of pages 0..3 in chunk 0 are never used: these hang on the inode. Inodes are not closed: who adds something to an inode's words holds the
- * inode (known, or its write lock).
+ * The words of pages 0..3 in chunk 0 are never used: these hang on the inode. Inodes are not closed: who adds
+ * something to an inode's words holds the inode (known, or its write lock).
  *
- * If we die here: PRIVATE linked becomes LIVE by recovery, unlinked FREE; LIMBO linked becomes LIVE and its CLOSE words EMPTY (until then those pages cannot
- * be cached: fills answer -ENOMEM, writes go on without a claim). The single store of the chain decides which of the two it is.
+ * If we die here: PRIVATE linked becomes LIVE by recovery, unlinked FREE; LIMBO linked becomes LIVE and its CLOSE
+ * words EMPTY (until then those pages cannot be cached: fills answer -ENOMEM, writes go on without a claim). The
+ * single store of the chain decides which of the two it is.
  */
 #include <assert.h>
 #include <errno.h>
@@ -37,8 +40,14 @@ struct chunk_key {
 };
 
 /* Walks over the pool read these while a chunk is being filled in; what they find then is checked by CAS on its words. */
-static uint64_t chunk_id(const struct cache_chunk *chunk) { return __atomic_load_n(&chunk->inode_id, __ATOMIC_RELAXED); }
-static uint64_t chunk_number(const struct cache_chunk *chunk) { return __atomic_load_n(&chunk->number, __ATOMIC_RELAXED); }
+static uint64_t chunk_id(const struct cache_chunk *chunk)
+{
+    return __atomic_load_n(&chunk->inode_id, __ATOMIC_RELAXED);
+}
+static uint64_t chunk_number(const struct cache_chunk *chunk)
+{
+    return __atomic_load_n(&chunk->number, __ATOMIC_RELAXED);
+}
 
 static bool chunk_match(const void *e, const void *k)
 {
@@ -71,8 +80,8 @@ bool cache_chunk_linked(const struct cache *cache, uint32_t index)
 static void chunk_end_raise(struct cache_inode *inode, uint64_t number)
 {
     uint64_t end = atomic_load_explicit(&inode->chunk_end, memory_order_relaxed);
-    while (end <= number && !atomic_compare_exchange_weak_explicit(&inode->chunk_end, &end, number + 1, memory_order_seq_cst,
-                                                                   memory_order_relaxed))
+    while (end <= number && !atomic_compare_exchange_weak_explicit(&inode->chunk_end, &end, number + 1,
+                                                                   memory_order_seq_cst, memory_order_relaxed))
         ;
 }
 
@@ -244,7 +253,8 @@ static int chunks_walk_pool(struct cache *cache, uint64_t id, uint64_t first, ui
     return 0;
 }
 
-static int chunks_walk(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t first, uint64_t end, chunk_fn fn, void *arg)
+static int chunks_walk(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t first, uint64_t end,
+                       chunk_fn fn, void *arg)
 {
     uint64_t limit = atomic_load_explicit(&inode->chunk_end, memory_order_seq_cst); /* pairs with chunk_end_raise */
     if (end > limit)
@@ -306,7 +316,8 @@ int cache_words_walk(struct cache *cache, struct cache_inode *inode, uint64_t id
     int rc = direct_words(inode, &walk);
     if (rc || walk.end <= CACHE_DIRECT_PAGES)
         return rc;
-    return chunks_walk(cache, inode, id, first / CACHE_CHUNK_PAGES, (walk.end - 1) / CACHE_CHUNK_PAGES + 1, chunk_words, &walk);
+    return chunks_walk(cache, inode, id, first / CACHE_CHUNK_PAGES, (walk.end - 1) / CACHE_CHUNK_PAGES + 1, chunk_words,
+                       &walk);
 }
 
 static int drop_word(void *arg, uint64_t page, _Atomic uint64_t *word)

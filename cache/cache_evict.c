@@ -2,19 +2,24 @@
 /*
  * cache_evict.c - making room: a clock over all page words of the segment.
  *
- * The clock (Corbato, "A paging experiment with the Multics system", 1968) has one hand per process over one circle: all chunks, then all inodes
- * with their direct words. So a page that hangs on an inode and one that hangs on a chunk meet the hand equally often. Where the hand comes by it takes the used bits
- * and evicts the pages that had none; lap 1 may only take bits, lap 2 then finds victims, lap 3 takes what it meets, so that readers who keep setting bits
- * cannot keep everything. Members start at different places; threads of one process take turns of TURN elements from the same hand.
+ * The clock (Corbato, "A paging experiment with the Multics system", 1968) has one hand per process over one circle:
+ * all chunks, then all inodes with their direct words. So a page that hangs on an inode and one that hangs on a chunk
+ * meet the hand equally often. Where the hand comes by it takes the used bits and evicts the pages that had none; lap
+ * 1 may only take bits, lap 2 then finds victims, lap 3 takes what it meets, so that readers who keep setting bits
+ * cannot keep everything. Members start at different places; threads of one process take turns of TURN elements from
+ * the same hand.
  *
- * Claims are passed by (pinned by somebody at work), and so are frames that another thread has seized. A page word goes FRAME -> EMPTY by the steps of
- * cache_frame.c. No version moves and no kernel is told: what was cached was current, and kernels may keep it.
- * A chunk that is found or left without a frame is freed (closing, see cache_chunk.c), unless something is in it.
+ * Claims are passed by (pinned by somebody at work), and so are frames that another thread has seized. A page word
+ * goes FRAME -> EMPTY by the steps of cache_frame.c. No version moves and no kernel is told: what was cached was
+ * current, and kernels may keep it. A chunk that is found or left without a frame is freed (closing, see
+ * cache_chunk.c), unless something is in it.
  *
- * Who runs out of chunks evicts chunks: the second hand goes over the chunks alone, takes whole ones, unused ones first.
+ * Who runs out of chunks evicts chunks: the second hand goes over the chunks alone, takes whole ones, unused ones
+ * first.
  *
- * Each turn is an epoch of its own. What is evicted is in limbo until all readers' epochs have passed: the caller leaves its own epochs first.
- * If we die here: at most one frame or chunk per thread is LIMBO with our slot, and linked or not; recovery decides by that.
+ * Each turn is an epoch of its own. What is evicted is in limbo until all readers' epochs have passed: the caller
+ * leaves its own epochs first. If we die here: at most one frame or chunk per thread is LIMBO with our slot, and
+ * linked or not; recovery decides by that.
  */
 #include <assert.h>
 #include <errno.h>
@@ -98,14 +103,15 @@ uint32_t cache_evict(struct cache *cache, uint32_t want)
 
     seg_pool_reap(cache->frames);
     if (seg_pool_free_count(cache->chunks) < chunks / CHUNK_LOW_PART)
-        evicted += cache_chunks_evict(cache, (uint32_t)(chunks / CHUNK_LOW_PART));
+        cache_chunks_evict(cache, (uint32_t)(chunks / CHUNK_LOW_PART));
     for (uint64_t visited = 0; evicted < want && visited < LAPS * circle; visited += TURN) {
         uint64_t step = atomic_fetch_add_explicit(&cache->frame_hand, TURN, memory_order_relaxed);
         bool     spare = visited < (LAPS - 1) * circle;
         seg_epoch_enter(cache->seg);
         for (uint64_t i = 0; i < TURN && evicted < want; i++) {
             uint64_t at = place(cache, step + i, circle);
-            evicted += at < chunks ? chunk_visit(cache, (uint32_t)at, spare) : inode_visit(cache, (uint32_t)(at - chunks), spare);
+            evicted += at < chunks ? chunk_visit(cache, (uint32_t)at, spare)
+                                   : inode_visit(cache, (uint32_t)(at - chunks), spare);
         }
         seg_epoch_exit(cache->seg);
     }

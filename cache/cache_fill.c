@@ -1,23 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache_fill.c - one fetch per host: a missing page is claimed by one thread, which asks the origin; the others wait for it.
+ * cache_fill.c - one fetch per host: a missing page is claimed by one thread, which asks the origin; the others wait
+ * for it.
  *
  *   EMPTY --begin: CAS--> CLAIM(me, FILL) --end: CAS on exactly that claim--> FRAME
  *                              |      +--end: nothing read for this page--> EMPTY
  *                              +--a writer or cache_drop overtakes it--> its claim, or EMPTY: end's CAS fails, what was read is dropped
  *
- * Why a late fill never covers newer data. The claim stands before the origin is asked. Who changes the origin then steps over the page's word:
- * cache_write_begin overtakes the claim before the change, and cache_write_end and cache_drop make every word of the range that is not their
- * own EMPTY after it (under the publish lock). So of a fill that began before the change ended, either the claim is gone and its CAS fails (the sequence
- * moved), or it was published before the end of the change and is dropped there. A fill that begins afterwards asks the origin afterwards.
- * A word that does not exist yet needs no sequence to protect it: who makes it later claims later, and asks later still.
- * Claims of several pages are independent of each other: the change of one page lets those of the others stand.
+ * Why a late fill never covers newer data. The claim stands before the origin is asked. Who changes the origin then
+ * steps over the page's word: cache_write_begin overtakes the claim before the change, and cache_write_end and
+ * cache_drop make every word of the range that is not their own EMPTY after it (under the publish lock). So of a fill
+ * that began before the change ended, either the claim is gone and its CAS fails (the sequence moved), or it was
+ * published before the end of the change and is dropped there. A fill that begins afterwards asks the origin
+ * afterwards. A word that does not exist yet needs no sequence to protect it: who makes it later claims later, and
+ * asks later still. Claims of several pages are independent of each other: the change of one page lets those of the
+ * others stand.
  *
- * Between cache_fill_end and cache_fill_release the thread stays in an epoch, entered before the first page word is published: so what was
- * published and is at once evicted by others stays readable for the reply.
+ * Between cache_fill_end and cache_fill_release the thread stays in an epoch, entered before the first page word is
+ * published: so what was published and is at once evicted by others stays readable for the reply.
  *
- * Waiting for a claim is bounded by the claimer's life: a waiter finds out that the claimer is dead (its incarnation does not stand, or its process is gone) and
- * voids the claim by CAS. A claim of kind CLOSE is nothing to wait for: the word's chunk is going, look the page up again.
+ * Waiting for a claim is bounded by the claimer's life: a waiter finds out that the claimer is dead (its incarnation
+ * does not stand, or its process is gone) and voids the claim by CAS. A claim of kind CLOSE is nothing to wait for:
+ * the word's chunk is going, look the page up again.
  *
  * If we die here: frames are PRIVATE and go FREE by recovery; claims are voided by recovery or by the first waiter.
  */
@@ -29,8 +33,8 @@
 #include "cache_internal.h"
 
 enum {
-    CLAIM_TRIES = 64,      /* of a page whose chunk is being closed or cannot be had      */
-    CHUNK_EVICTIONS = 4,   /* how often to make room in the pool of chunks before giving up */
+    CLAIM_TRIES = 64,    /* of a page whose chunk is being closed or cannot be had      */
+    CHUNK_EVICTIONS = 4, /* how often to make room in the pool of chunks before giving up */
 };
 
 /* ---- claims ---- */
@@ -90,7 +94,8 @@ static bool claim_gone(void *arg)
     return gone;
 }
 
-int cache_claim_wait(struct cache *cache, uint64_t id, uint64_t page, unsigned timeout_ms, bool (*stop)(void *), void *stop_arg)
+int cache_claim_wait(struct cache *cache, uint64_t id, uint64_t page, unsigned timeout_ms, bool (*stop)(void *),
+                     void *stop_arg)
 {
     struct cache_inode *inode = cache_inode_at(cache, id);
     if (!inode)
@@ -106,15 +111,20 @@ int cache_claim_wait(struct cache *cache, uint64_t id, uint64_t page, unsigned t
 static int word_answer(uint64_t w) /* of a word that somebody wants to fill */
 {
     switch (cache_word_tag(w)) {
-    case CACHE_EMPTY: return 0;
-    case CACHE_FRAME: return -EEXIST;
-    case CACHE_CLAIM: return word_is_claimed(w) ? -EBUSY : 0;
-    default: return -EUCLEAN;
+    case CACHE_EMPTY:
+        return 0;
+    case CACHE_FRAME:
+        return -EEXIST;
+    case CACHE_CLAIM:
+        return word_is_claimed(w) ? -EBUSY : 0;
+    default:
+        return -EUCLEAN;
     }
 }
 
 /* How many adjacent pages from `first` on are neither there nor claimed: so many frames are worth taking. */
-static int empty_run(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t first, uint32_t count, uint32_t *run)
+static int empty_run(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t first, uint32_t count,
+                     uint32_t *run)
 {
     int      rc = 0;
     uint32_t n = 0;
@@ -239,7 +249,7 @@ void cache_fill_end(struct cache *cache, struct cache_fill *fill, ssize_t bytes)
     for (uint32_t i = 0; inode && i < fill->count; i++) {
         _Atomic uint64_t *word = cache_word(cache, inode, fill->id, fill->first + i);
         bool              keep = i < pages;
-        uint64_t          next = cache_word_next(fill->claim[i], keep ? CACHE_FRAME : CACHE_EMPTY, keep ? fill->frame[i] : 0);
+        uint64_t next = cache_word_next(fill->claim[i], keep ? CACHE_FRAME : CACHE_EMPTY, keep ? fill->frame[i] : 0);
         if (!word || !cache_word_cas(word, fill->claim[i], next)) {
             stood = false; /* overtaken; the frame is still ours, see release */
         } else if (keep) {

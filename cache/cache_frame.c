@@ -1,22 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * cache_frame.c - frames: taking, sealing, and the order of steps between a frame's own word and the page word that leads to it.
+ * cache_frame.c - frames: taking, sealing, and the order of steps between a frame's own word and the page word that
+ * leads to it.
  *
  *   in:   PRIVATE(me) -- fill in, seal --> CAS page word to FRAME --> seg_pool_publish --> LIVE
  *   out:  LIVE -- seize: LIMBO(me) --> CAS page word away --> seg_pool_retire, the epoch passes --> FREE
  *
  * Invariants.
  *   A frame is in at most one page word. One that is LIVE is in exactly one.
- *   A page word leaves FRAME only by the hand of the one who has seized the frame. So between a successful seizing and the CAS nobody else can
- *   change the word, and a frame that was read from a word inside an epoch is not used anew before that epoch has ended.
+ *   A page word leaves FRAME only by the hand of the one who has seized the frame. So between a successful seizing
+ *   and the CAS nobody else can change the word, and a frame that was read from a word inside an epoch is not used
+ *   anew before that epoch has ended.
  *   Contents do not change from the CAS in to the end of the limbo.
  *
- * A thread that wants to seize a frame may find it PRIVATE (its publisher has linked it and not yet said LIVE) or LIMBO (another evictor or
- * writer is about to change the word). Both are a few instructions long, so it spins; but the peer may have died there. Then the step is taken over:
- * the frame's word is CASed from {PRIVATE or LIMBO, dead peer} to LIMBO(self). Recovery changes exactly that word too, so one of the two wins and the frame
- * is neither lost nor freed twice. A frame taken over whose page word has changed was unlinked already: it is retired.
+ * A thread that wants to seize a frame may find it PRIVATE (its publisher has linked it and not yet said LIVE) or
+ * LIMBO (another evictor or writer is about to change the word). Both are a few instructions long, so it spins; but
+ * the peer may have died there. Then the step is taken over: the frame's word is CASed from {PRIVATE or LIMBO, dead
+ * peer} to LIMBO(self). Recovery changes exactly that word too, so one of the two wins and the frame is neither lost
+ * nor freed twice. A frame taken over whose page word has changed was unlinked already: it is retired.
  *
- * If we die here: PRIVATE and LIMBO frames bear our slot; recovery makes those that are in a page word LIVE and the others FREE.
+ * If we die here: PRIVATE and LIMBO frames bear our slot; recovery makes those that are in a page word LIVE and the
+ * others FREE.
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,14 +31,14 @@
 #include "cache_internal.h"
 
 enum {
-    TAKE_ROUNDS = 4,          /* evict, wait a little, again                                       */
-    EPOCH_YIELDS = 16,        /* spins for epochs to pass, then naps                               */
+    TAKE_ROUNDS = 4,   /* evict, wait a little, again                                       */
+    EPOCH_YIELDS = 16, /* spins for epochs to pass, then naps                               */
     EPOCH_NAPS = 24,
     EPOCH_NAP_NS = 50000,
-    EVICT_EXTRA = 32,         /* evict a few more than are wanted now: others will come            */
-    EVICT_POST_EVERY = 8,     /* of the times that frames are found low                            */
+    EVICT_EXTRA = 32,     /* evict a few more than are wanted now: others will come            */
+    EVICT_POST_EVERY = 8, /* of the times that frames are found low                            */
     SPINS_BEFORE_YIELD = 64,
-    SPINS_BEFORE_LOOK = 256,  /* spins before asking the kernel whether the peer lives             */
+    SPINS_BEFORE_LOOK = 256, /* spins before asking the kernel whether the peer lives             */
 };
 
 void *cache_frame_data(const struct cache *cache, uint32_t frame)
@@ -52,7 +56,8 @@ void cache_frame_seal(struct cache *cache, uint32_t frame)
     struct cache_frame *descriptor = seg_pool_at(cache->frames, frame);
     const void         *data = cache_frame_data(cache, frame);
     if (descriptor && data)
-        atomic_store_explicit(&descriptor->checksum, cache_frame_sum(data), memory_order_relaxed); /* released by the page word */
+        atomic_store_explicit(&descriptor->checksum, cache_frame_sum(data),
+                              memory_order_relaxed); /* released by the page word */
 }
 
 void cache_frame_drop(struct cache *cache, uint32_t frame)
@@ -125,7 +130,8 @@ static bool frame_take_over(struct cache *cache, uint32_t frame, bool look)
         return false;
     uint64_t own = seg_pool_word(SEG_POOL_LIMBO, (unsigned)seg_self_slot(cache->seg), seg_self_incarnation(cache->seg),
                                  seg_pool_word_aux(word));
-    return atomic_compare_exchange_strong_explicit(&descriptor->pool, &word, own, memory_order_acq_rel, memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(&descriptor->pool, &word, own, memory_order_acq_rel,
+                                                   memory_order_relaxed);
 }
 
 enum cache_seized cache_frame_seize(struct cache *cache, uint32_t frame, bool look)

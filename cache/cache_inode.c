@@ -7,18 +7,23 @@
  *                                                   ^                   |                          |
  *                                                   +--- somebody knows it or holds a lock of it --+
  *
- * Who may use a node id. `known` says which members' kernels have it; the bit is the pin. The evictor wins by one CAS of `known` from 0 to
- * CACHE_KNOWN_DYING, a pinner by a CAS that adds its bit to anything else: one word, so exactly one of them wins, and a holder of a pin never loses the
- * inode. Between claim and that CAS an evictor may find a pin that is older than its claim; so LIMBO alone does not say that an inode is gone:
+ * Who may use a node id. `known` says which members' kernels have it; the bit is the pin. The evictor wins by one CAS of
+ * `known` from 0 to CACHE_KNOWN_DYING, a pinner by a CAS that adds its bit to anything else: one word, so exactly one of them
+ * wins, and a holder of a pin never loses the inode. Between claim and that CAS an evictor may find a pin that is older than
+ * its claim; so LIMBO alone does not say that an inode is gone:
  *   stands:  the generation is the id's, and PRIVATE, LIVE, or LIMBO with a real bit in `known`
- * A thread that holds no pin but the inode's publish lock is safe too: it has stored the lock word, then looked at the state; the evictor has stored
- * DYING, then looks at the lock word (P1/P2 against E3/E4, both with a full fence between). Anything else (an id out of a name, inside an
- * epoch) may be gone the moment after; the memory stays what it is until the epoch ends, and late page claims find their words moved on.
+ * (64 members that pin one inode between an evictor's first look and its claim make the word DYING themselves; until it gives
+ * way, a few instructions later, the inode seems to be gone.)
+ * A thread that holds no pin but the inode's publish lock is safe too: it has stored the lock word, then looked at the state;
+ * the evictor has stored DYING, then looks at the lock word (P1/P2 against E3/E4, both with a full fence between). Anything
+ * else (an id out of a name, inside an epoch) may be gone the moment after; the memory stays what it is until the epoch ends,
+ * and late page claims find their words moved on.
  *
- * Finding a dying inode by its reference, intern() leaves its epoch and looks again until the evictor has unlinked it. There is never a second record for one
- * reference.
+ * Finding a dying inode by its reference, intern() leaves its epoch and looks again until the evictor has unlinked it. There
+ * is never a second record for one reference.
  *
- * If we die here: PRIVATE or LIMBO with our slot. Recovery looks whether it can be found: then it becomes LIVE (and DYING becomes "nobody knows it"), else FREE.
+ * If we die here: PRIVATE or LIMBO with our slot. Recovery looks whether it can be found: then it becomes LIVE (and DYING
+ * becomes "nobody knows it"), else FREE.
  * Evicting: 1. claim  2. DYING  3. pages dropped  4. unlinked  5. retired. Dead after 1, 2, 3: LIVE again, after 3 without pages. After 4, 5: FREE.
  */
 #include <assert.h>
@@ -225,6 +230,8 @@ int cache_inode_evict(struct cache *cache, uint64_t id)
     seg_epoch_enter(cache->seg);
     int rc = inode_evict(cache, id);
     seg_epoch_exit(cache->seg);
+    if (!rc)
+        seg_pool_reap(cache->inodes); /* other members may be waiting for it, and cannot reap our limbo */
     return rc;
 }
 
@@ -271,12 +278,19 @@ uint32_t cache_reclaim_inodes(struct cache *cache, uint32_t want)
             asked++;
         }
     }
-    if (freed)
-        seg_pool_reap(cache->inodes);
     return freed;
 }
 
 /* ---- finding and making ---- */
+
+/* Is somebody about to give one back, or to find that he does not need it? */
+static bool inodes_in_transit(const struct cache *cache)
+{
+    for (uint32_t i = 0; i < seg_pool_count(cache->inodes); i++)
+        if (seg_pool_word_state(seg_pool_load(cache->inodes, i)) != SEG_POOL_LIVE)
+            return true;
+    return false;
+}
 
 static uint32_t inode_alloc(struct cache *cache)
 {
@@ -287,12 +301,10 @@ static uint32_t inode_alloc(struct cache *cache)
             return index;
         if (!seg_self_stands(cache->seg))
             break;
-        uint32_t freed = cache_reclaim_inodes(cache, RECLAIM_BATCH);
-        if (!freed && !seg_pool_limbo_count(cache->inodes))
+        if (!cache_reclaim_inodes(cache, RECLAIM_BATCH) && !inodes_in_transit(cache))
             break;
+        nap(tries);
         seg_pool_reap(cache->inodes);
-        if (seg_pool_limbo_count(cache->inodes))
-            nap(tries);
     }
     return SEG_INDEX_NONE;
 }
@@ -308,6 +320,7 @@ static void inode_init(struct cache *cache, uint32_t index, const void *ref, uin
     cache_words_drop(cache, inode, id, 0, CACHE_DIRECT_PAGES);
     seg_epoch_exit(cache->seg);
     atomic_store_explicit(&inode->lock.interest, 0, memory_order_relaxed);
+    atomic_store_explicit(&inode->lock.touched, 0, memory_order_relaxed);
     atomic_store_explicit(&inode->lock.owed, 0, memory_order_relaxed);
     atomic_store_explicit(&inode->lock.waiters, 0, memory_order_relaxed);
     atomic_store_explicit(&inode->lock.starving, 0, memory_order_relaxed);

@@ -160,22 +160,7 @@ int  cache_name_bytes(const struct cache *cache, const struct cache_name *record
 void cache_names_forget(struct cache *cache, uint64_t dir); /* every name of the directory becomes UNKNOWN; walks the pool; outside epochs */
 uint32_t cache_names_evict(struct cache *cache, uint32_t want); /* clock; outside epochs; returns records retired */
 
-/* ---- listings (cache_listing.c): each page of a directory starts with this; records follow, none crosses a page ---- */
-struct cache_listing_page { /* SHARED */
-    uint64_t listing;      /* the same in all pages of one listing, never again in another one */
-    uint32_t page, page_count;
-    uint32_t bytes;        /* used, this header included */
-    uint32_t zero;
-    uint64_t first_cookie; /* of the entry before the first one here; 0: none */
-};
-static_assert(sizeof(struct cache_listing_page) == 32, "layout v1");
-struct cache_listing_entry { /* SHARED the name follows; the next one starts at the next multiple of 8 */
-    uint64_t ino, cookie;
-    uint16_t length; /* 1..255 */
-    uint8_t  type, zero;
-    char     name[4];
-};
-static_assert(offsetof(struct cache_listing_entry, name) == 20, "layout v1");
+/* ---- listings ---- */
 enum { CACHE_LISTING_PAGES_MAX = 16384 };
 
 #endif

@@ -2,10 +2,10 @@
 /*
  * cache_layout.c - the signature of everything that members share.
  *
- * One number made of the name, size and place of every field of every shared struct, and of the constants that size them. Two builds whose
- * numbers differ would read the segment differently, so the one that comes second is refused. A field that is not listed here is
- * not protected: whoever adds one to a struct tagged SHARED lists it here. cache/ is the highest floor that lays anything out in the segment,
- * so the table of all floors stands here.
+ * One number made of the name, size and place of every field of every shared struct, and of the constants that size them. Two
+ * builds whose numbers differ would read the segment differently, so the one that comes second is refused. A field that is
+ * not listed here is not protected: whoever adds one to a struct tagged SHARED lists it here. cache/ is the highest floor
+ * that lays anything out in the segment, so the table of all floors stands here.
  */
 #include <string.h>
 #include <xxhash.h>
@@ -44,7 +44,7 @@ static const struct layout_line layout[] = {
     {"work_queue.cell", offsetof(struct work_queue, cell), 0},
     /* lockmgr/ */
     K(LOCK_RECALLING), K(LOCK_WRITING), K(LOCK_GRANTED),
-    S(lock_shared), F(lock_shared, owner), F(lock_shared, interest), F(lock_shared, owed), F(lock_shared, waiters),
+    S(lock_shared), F(lock_shared, owner), F(lock_shared, interest), F(lock_shared, touched), F(lock_shared, owed), F(lock_shared, waiters),
     F(lock_shared, starving), F(lock_shared, publish), F(lock_shared, slipped), F(lock_shared, event),
     /* cache/ */
     K(CACHE_PAGE), K(CACHE_CHUNK_PAGES), K(CACHE_DIRECT_PAGES), K(CACHE_NAME_INLINE), K(CACHE_NAME_PART),

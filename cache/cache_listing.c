@@ -5,17 +5,20 @@
  *   page 0                                 page 1
  *   [header][entry][entry]...[entry][ ]    [header][entry]...[entry]
  *
- * The header (cache_listing_page) bears the listing's own number, which is never used again, and how many pages there are. Pages are
- * frames like those of files: sealed, immutable, evicted one by one. So a reader believes a page only when its number is the one that
- * it began with; a page that is missing or of another listing ends what it gives, and the next call asks the origin.
+ * The header (cache_listing_page) bears the listing's own number, which is never used again, and how many pages there are.
+ * Pages are frames like those of files: sealed, immutable, evicted one by one. So a reader believes a page only when its
+ * number is the one that it began with; a page that is missing or of another listing ends what it gives, and the next call
+ * asks the origin.
  *
- * Writer: collects into private frames, which nobody else sees, then under the directory's publish lock, if the version still stands, drops
- * what was there and links them one by one. The version does not move: a listing that was fetched under it adds to what is known. A change
- * of names (cache_names_publish) drops all pages and moves the version, so a listing fetched before it is refused.
- * If we die here: private frames become FREE; half a listing is linked: readers find its end missing and ask the origin.
+ * Writer: collects into private frames, which nobody else sees, then under the directory's publish lock, if the version still
+ * stands, drops what was there and links them one by one. The version does not move: a listing that was fetched under it adds
+ * to what is known. A change of names (cache_names_publish) drops all pages and moves the version, so a listing fetched
+ * before it is refused. If we die here: private frames become FREE; half a listing is linked: readers find its end missing
+ * and ask the origin.
  *
- * Cookies are the origin's, in no order that we could know. A reader goes on after a cookie by finding the entry that bears it: in the page that the
- * table of hints names, else in all pages. The table is this process's alone, may be wrong in every way, and costs one page to check.
+ * Cookies are the origin's, in no order that we could know. A reader goes on after a cookie by finding the entry that bears
+ * it: in the page that the table of hints names, else in all pages. The table is this process's alone, may be wrong in every
+ * way, and costs one page to check.
  *
  * A page is copied before it is looked at: every number in it is a peer's word and must not change between check and use.
  */

@@ -3,21 +3,24 @@
  * cache_name.c - what a name in a directory leads to: a node, nothing (negative), or not known.
  *
  * A record is one element, or up to three for names longer than 72 bytes:   head [72 bytes] -> part [96] -> part [96]
- * Records hang on one hash of (directory, name). The head alone is linked; its parts are reached through it and live and go with it.
+ * Records hang on one hash of (directory, name). The head alone is linked; its parts are reached through it and live and go
+ * with it.
  *
- * Who writes what. `child` changes only under the directory's publish lock, by one store, so readers need no lock and no version: what they
- * find was so at some moment of their call, and the recall protocol keeps a kernel from keeping it beyond a change. A fill compares the directory's version under
- * that lock: what was asked of the origin before a change is refused after it. Everything else of a record is constant while it can be found. A
- * record that has come to be wrong is not unlinked but made UNKNOWN; only the clock (cache_names_evict) and nobody else frees records.
- * A clock may be about to unlink a record (LIMBO) while its child is changed: either it stays, changed, or it is gone, which is a miss.
+ * Who writes what. `child` changes only under the directory's publish lock, by one store, so readers need no lock and no
+ * version: what they find was so at some moment of their call, and the recall protocol keeps a kernel from keeping it beyond
+ * a change. A fill compares the directory's version under that lock: what was asked of the origin before a change is refused
+ * after it. Everything else of a record is constant while it can be found. A record that has come to be wrong is not unlinked
+ * but made UNKNOWN; only the clock (cache_names_evict) and nobody else frees records. A clock may be about to unlink a record
+ * (LIMBO) while its child is changed: either it stays, changed, or it is gone, which is a miss.
  *
- * Pins keep the clock away from a record that a recall names: pinner (N1) pins + 1 (N2) load state; clock (N3) claim (N4) load pins. One of them sees the other; the
- * clock gives way. A pin is a hint, not a promise: recovery of any dead member sets all of them to 0, because nobody can tell whose they were. Then a record may be freed
- * while a recall still names it; the generation in the argument shows that, cache_name_get() says -ESTALE, and the recalled member takes back all
- * names of that directory, which is more than was asked.
+ * Pins keep the clock away from a record that a recall names: pinner (N1) pins + 1 (N2) load state; clock (N3) claim (N4)
+ * load pins. One of them sees the other; the clock gives way. A pin is a hint, not a promise: recovery of any dead member
+ * sets all of them to 0, because nobody can tell whose they were. Then a record may be freed while a recall still names it;
+ * the generation in the argument shows that, cache_name_get() says -ESTALE, and the recalled member takes back all names of
+ * that directory, which is more than was asked.
  *
- * If we die here: before linking, head and parts are PRIVATE and unlinked: FREE. Linked and not published: LIVE. Claimed and still linked: LIVE; unlinked: FREE.
- * A part counts as linked when the head that it names is, and leads to it.
+ * If we die here: before linking, head and parts are PRIVATE and unlinked: FREE. Linked and not published: LIVE. Claimed and
+ * still linked: LIVE; unlinked: FREE. A part counts as linked when the head that it names is, and leads to it.
  */
 #include <assert.h>
 #include <errno.h>
@@ -141,7 +144,6 @@ static bool fresh_alloc(struct cache *cache, struct fresh *fresh, unsigned want)
     fresh->count = seg_pool_alloc(cache->names, want, fresh->index);
     for (unsigned tries = 0; fresh->count < want && tries < 2; tries++) {
         cache_names_evict(cache, EVICT_BATCH);
-        seg_pool_reap(cache->names);
         fresh->count += seg_pool_alloc(cache->names, want - fresh->count, fresh->index + fresh->count);
     }
     if (fresh->count < want)
@@ -270,6 +272,8 @@ uint32_t cache_names_evict(struct cache *cache, uint32_t want)
         evicted += hand_takes(cache, (uint32_t)(hand % count));
         seg_epoch_exit(cache->seg);
     }
+    if (evicted)
+        seg_pool_reap(cache->names);
     return evicted;
 }
 

@@ -5,14 +5,16 @@
  *   reader:  (V1) version, acquire; odd: again   (V2) attributes, page words, acquire each   (V3) fence, version again; moved: again
  *   change:  version odd, full fence, words and attributes, version even (cache_internal.h), under the publish lock
  *
- * If V2 saw anything of a change, V3 sees at least its odd version: the word was CASed with release after the version was made odd, and V2 acquired
- * it; for the attributes the two fences do the same. So equal even versions at V1 and V3 mean that all that was read belongs to that version.
- * Fills and evictions do not move the version: they never change what a page holds, only whether it is there.
- * Frames are immutable, and the epoch keeps them so until the caller leaves it; hence what is given back needs no second check.
+ * If V2 saw anything of a change, V3 sees at least its odd version: the word was CASed with release after the version
+ * was made odd, and V2 acquired it; for the attributes the two fences do the same. So equal even versions at V1 and
+ * V3 mean that all that was read belongs to that version. Fills and evictions do not move the version: they never
+ * change what a page holds, only whether it is there. Frames are immutable, and the epoch keeps them so until the
+ * caller leaves it; hence what is given back needs no second check.
  *
- * A busy writer could keep readers going round. After READ_TRIES the collection is done under the publish lock (never the write lock), which is tried for
- * a bounded time only: its holder may be dead, and settling the dead may have to wait for our own epoch to end. Then -EAGAIN: the caller leaves the epoch and
- * starts over. The same answer ends the wait for a version that stays odd (its publisher died; recovery makes it even).
+ * A busy writer could keep readers going round. After READ_TRIES the collection is done under the publish lock (never
+ * the write lock), which is tried for a bounded time only: its holder may be dead, and settling the dead may have to
+ * wait for our own epoch to end. Then -EAGAIN: the caller leaves the epoch and starts over. The same answer ends the
+ * wait for a version that stays odd (its publisher died; recovery makes it even).
  *
  * Nothing to settle if we die here, but the publish lock, whose next taker finds out.
  */
@@ -23,9 +25,9 @@
 #include "cache_internal.h"
 
 enum {
-    READ_TRIES = 16,       /* collections that were overtaken by a change   */
-    ODD_SPINS = 4096,      /* looks at an odd version                       */
-    LOCK_SPINS = 4096,     /* tries of the publish lock                     */
+    READ_TRIES = 16,   /* collections that were overtaken by a change   */
+    ODD_SPINS = 4096,  /* looks at an odd version                       */
+    LOCK_SPINS = 4096, /* tries of the publish lock                     */
     SPINS_BEFORE_YIELD = 64,
 };
 
@@ -95,14 +97,18 @@ static int iov_add(struct read *r, unsigned char *data, size_t length)
 static int page_add(struct read *r, uint64_t page, size_t at, size_t length)
 {
     _Atomic uint64_t *word = word_next(r, page);
-    uint64_t          w = word ? atomic_load_explicit(word, memory_order_acquire) : 0; /* V2, pairs with cache_word_cas */
+    uint64_t w = word ? atomic_load_explicit(word, memory_order_acquire) : 0; /* V2, pairs with cache_word_cas */
 
     r->missing = page;
     switch (cache_word_tag(w)) {
-    case CACHE_FRAME: break;
-    case CACHE_EMPTY: return -ENODATA;
-    case CACHE_CLAIM: return cache_claim_of_kind(cache_word_value(w)) == CACHE_CLAIM_CLOSE ? -ENODATA : -EBUSY;
-    default: return -EUCLEAN;
+    case CACHE_FRAME:
+        break;
+    case CACHE_EMPTY:
+        return -ENODATA;
+    case CACHE_CLAIM:
+        return cache_claim_of_kind(cache_word_value(w)) == CACHE_CLAIM_CLOSE ? -ENODATA : -EBUSY;
+    default:
+        return -EUCLEAN;
     }
     unsigned char *data = cache_frame_data(r->cache, cache_word_value(w));
     return data ? iov_add(r, data + at, length) : -EUCLEAN;
@@ -139,7 +145,8 @@ static bool collect_unlocked(struct read *r, int *rc)
 {
     unsigned odd = 0;
     for (unsigned tries = 0; tries < READ_TRIES;) {
-        uint64_t version = atomic_load_explicit(&r->inode->version, memory_order_acquire); /* V1, pairs with cache_version_shut */
+        uint64_t version =
+            atomic_load_explicit(&r->inode->version, memory_order_acquire); /* V1, pairs with cache_version_shut */
         if (version & 1) {
             if (++odd > ODD_SPINS)
                 return false;
@@ -181,10 +188,16 @@ static int collect_locked(struct read *r)
     return rc;
 }
 
-int cache_read(struct cache *cache, uint64_t id, uint64_t off, size_t size, struct iovec *iov, unsigned iov_max, unsigned *iov_count,
-               size_t *bytes, uint64_t *missing)
+int cache_read(struct cache *cache, uint64_t id, uint64_t off, size_t size, struct iovec *iov, unsigned iov_max,
+               unsigned *iov_count, size_t *bytes, uint64_t *missing)
 {
-    struct read r = {.cache = cache, .inode = cache_inode_at(cache, id), .id = id, .off = off, .size = size, .iov = iov, .iov_max = iov_max};
+    struct read r = {.cache = cache,
+                     .inode = cache_inode_at(cache, id),
+                     .id = id,
+                     .off = off,
+                     .size = size,
+                     .iov = iov,
+                     .iov_max = iov_max};
     int         rc;
 
     assert(seg_epoch_inside(cache->seg));

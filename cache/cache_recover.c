@@ -2,9 +2,10 @@
 /*
  * cache_recover.c - settles what a dead member left in the cache.
  *
- * Called under the recovery lock, by a member that lives, for a slot whose process is proven gone: a fenced member, or the own slot's former life while joining.
- * Nobody else writes in that slot's name any more. Others go on working meanwhile, and may find and take over single steps themselves (frames, claims):
- * every change here is a CAS on exactly what was read, so one of the two wins.
+ * Called under the recovery lock, by a member that lives, for a slot whose process is proven gone: a fenced member, or the
+ * own slot's former life while joining. Nobody else writes in that slot's name any more. Others go on working meanwhile, and
+ * may find and take over single steps themselves (frames, claims): every change here is a CAS on exactly what was read, so
+ * one of the two wins.
  *
  * What says that something is half-done, and what is done about it:
  *   its intents           pages of the range (DATA), or everything of the inodes (NAMES) is dropped, attributes are unknown
@@ -15,16 +16,17 @@
  *   its pool elements     PRIVATE or LIMBO: LIVE when they can be found, else given back
  *   its bits              known, interest and the rest: cleared. Pins of names: see cache_name.c
  *
- * The steps, and what holds when this recovery dies in one of them (then somebody recovers the dead recoverer as well, and this slot again):
+ * The steps, and what holds when this recovery dies in one of them (then somebody recovers the dead recoverer as well, and
+ * this slot again):
  *   1. bucket owners      nobody spins on a chain any more. Any part of it done is done
  *   2. halves dropped     under the publish lock, taken over from the dead holder by one CAS. If we die inside, the lock bears our slot, and whoever
  *                         recovers us drops the same again. Intents and write locks still stand, so this step is repeated as well
  *   3. intents cleared    one by one, each after its range was dropped
  *   4. claims, frames     claims voided; what is linked is looked up. Only words that name the dead slot change
- *   5. pins               zero is never wrong
- *   6. bits and locks     per inode: known bit, then lock words. The write lock goes last, so that those who wait for it find everything settled
- *   7. pools              after 4, because a voided claim must not be mistaken for a link; what is given back goes through our limbo, so
- *                         readers who still look at it are not disturbed. If we die, it bears our slot
+ *   5. bits and locks     per inode: known bit, then lock words. The write lock goes last, so that those who wait for it find everything settled
+ *   6. pools              after 4, which says what is linked; what is given back goes through our limbo, so readers who still look at it
+ *                         are not disturbed. If we die, it bears our slot
+ *   7. pins               after 6, when all records that stay are LIVE. Zero is never wrong
  */
 #include <assert.h>
 #include <errno.h>
@@ -241,7 +243,7 @@ static int frames_prepare(struct recovery *r)
     return 0;
 }
 
-/* ---- steps 5 and 6 ---- */
+/* ---- steps 5 and 7 ---- */
 
 static void pins_clear(struct cache *cache)
 {
@@ -289,7 +291,7 @@ static void inodes_settle(struct recovery *r)
     }
 }
 
-/* ---- step 7: can it be found? ---- */
+/* ---- step 6: can it be found? ---- */
 
 static bool is_element(const void *e, const void *key)
 {
@@ -380,9 +382,9 @@ int cache_recover(struct cache *cache, unsigned slot)
     if (rc)
         return rc;
     words_settle(&r);  /* step 4 */
-    pins_clear(cache); /* step 5 */
-    inodes_settle(&r); /* step 6 */
-    pools_settle(&r);  /* step 7 */
+    inodes_settle(&r); /* step 5 */
+    pools_settle(&r);  /* step 6 */
+    pins_clear(cache); /* step 7 */
     free(r.frame_linked);
     return 0;
 }

@@ -145,4 +145,21 @@ struct cache_intents { /* SHARED */
 };
 static_assert(sizeof(struct cache_intents) == 4096, "layout v1");
 
+/* A directory's pages hold its listing (cache_listing.c): each page starts with this; entries follow, none crosses a page. */
+struct cache_listing_page { /* SHARED */
+    uint64_t listing;      /* the same in all pages of one listing, never again in another one */
+    uint32_t page, page_count;
+    uint32_t bytes;        /* used, this header included */
+    uint32_t zero;
+    uint64_t first_cookie; /* of the entry before the first one here; 0: none */
+};
+static_assert(sizeof(struct cache_listing_page) == 32, "layout v1");
+struct cache_listing_entry { /* SHARED the name follows; the next one starts at the next multiple of 8 */
+    uint64_t ino, cookie;
+    uint16_t length; /* 1..255 */
+    uint8_t  type, zero;
+    char     name[4];
+};
+static_assert(offsetof(struct cache_listing_entry, name) == 20, "layout v1");
+
 #endif

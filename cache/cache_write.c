@@ -6,25 +6,31 @@
  *           the caller merges old and new bytes into the frames and changes the origin
  *   end:    publish lock, version odd -> each page: CLAIM(me) -> FRAME or EMPTY -> attributes -> version even -> unlock -> intent cleared
  *
- * What begin promises: who fills is overtaken; readers of the claimed pages wait; other writers of them wait. Old frames are seized (cache_frame.c), so they
- * stay readable through write->old until end, and nobody else retires them.
+ * What begin promises: who fills is overtaken; readers of the claimed pages wait; other writers of them wait. Old
+ * frames are seized (cache_frame.c), so they stay readable through write->old until end, and nobody else retires
+ * them.
  *
- * What end promises, also for pages that could not be claimed (no chunk to be had, or another writer's claim that would not go): when it has
- * returned, nothing of the range that was fetched before the change is in the cache or can still come into it. A page that is not published by CAS on
- * exactly the own claim is made EMPTY whatever it is, other members' claims included (cache_word_drop). Take a page and a fill or write X of it:
- *   X published before that step: its frame is dropped.           X has a claim in the word at that step: overtaken, X's CAS will fail; X, when it
- *   is a write, then drops the page itself, at its own end.       X claims after that step: X asks (or changes) the origin after this change.
+ * What end promises, also for pages that could not be claimed (no chunk to be had, or another writer's claim that
+ * would not go): when it has returned, nothing of the range that was fetched before the change is in the cache or can
+ * still come into it. A page that is not published by CAS on exactly the own claim is made EMPTY whatever it is,
+ * other members' claims included (cache_word_drop). Take a page and a fill or write X of it:
+ *   X published before that step: its frame is dropped.
+ *   X has a claim in the word at that step: overtaken, X's CAS will fail; if X is a write, it then drops the page itself.
+ *   X claims after that step: X asks (or changes) the origin after this change.
  *   There is no word at that step: X makes it later and claims later still; as before.
- * So chunks are a convenience here and never a reason to wait. cache_drop is the same step for a range without claims, and a truncation that frees the chunk
- * a fill had claimed is as good as one that overtakes the claim: cache_fill_end looks the word up anew and does not find its claim.
- * The step is under the publish lock with the version odd, so readers see all of it or nothing.
+ * So chunks are a convenience here and never a reason to wait. cache_drop is the same step for a range without
+ * claims, and a truncation that frees the chunk a fill had claimed is as good as one that overtakes the claim:
+ * cache_fill_end looks the word up anew and does not find its claim. The step is under the publish lock with the
+ * version odd, so readers see all of it or nothing.
  *
- * Two writers of one range (one of them slipped in without the write lock) claim from the lowest page up, so they cannot wait for each other. The wait is bounded by
- * CLAIM_WAIT_MS and by the other's life; after it the page is written without a claim, which costs only its caching.
+ * Two writers of one range (one of them slipped in without the write lock) claim from the lowest page up, so they
+ * cannot wait for each other. The wait is bounded by CLAIM_WAIT_MS and by the other's life; after it the page is
+ * written without a claim, which costs only its caching.
  *
- * If we die here: the intent names the range, and recovery drops it; frames PRIVATE or LIMBO with our slot and in no word go FREE; claims are voided by recovery or by
- * who waits for them. Inside the version step: recovery drops the range, makes the attributes unknown and the version even.
- * Fenced in between: CAS on our claims fails, since recovery has moved the words; what we still make EMPTY is harmless.
+ * If we die here: the intent names the range, and recovery drops it; frames PRIVATE or LIMBO with our slot and in no
+ * word go FREE; claims are voided by recovery or by who waits for them. Inside the version step: recovery drops the
+ * range, makes the attributes unknown and the version even. Fenced in between: CAS on our claims fails, since
+ * recovery has moved the words; what we still make EMPTY is harmless.
  */
 #include <assert.h>
 #include <errno.h>
@@ -57,8 +63,9 @@ static uint32_t intent_reserve(struct cache *cache)
         uint32_t used = atomic_load_explicit(&cache->intent_used, memory_order_relaxed);
         uint32_t free_bits = ~used & (uint32_t)((1ull << CACHE_INTENTS) - 1);
         /* acquire: pairs with the release in cache_intent_clear */
-        if (free_bits && atomic_compare_exchange_weak_explicit(&cache->intent_used, &used, used | (free_bits & -free_bits),
-                                                               memory_order_acquire, memory_order_relaxed))
+        if (free_bits &&
+            atomic_compare_exchange_weak_explicit(&cache->intent_used, &used, used | (free_bits & -free_bits),
+                                                  memory_order_acquire, memory_order_relaxed))
             return (uint32_t)__builtin_ctz(free_bits);
         if (!free_bits && spins % 16 == 0) /* as many changes as this are at work: they end */
             nanosleep(&(struct timespec){.tv_nsec = INTENT_NAP_NS}, NULL);
@@ -67,7 +74,8 @@ static uint32_t intent_reserve(struct cache *cache)
     }
 }
 
-uint32_t cache_intent_take(struct cache *cache, enum cache_intent_op op, const uint64_t id[4], uint64_t first_page, uint64_t page_count)
+uint32_t cache_intent_take(struct cache *cache, enum cache_intent_op op, const uint64_t id[4], uint64_t first_page,
+                           uint64_t page_count)
 {
     uint32_t             n = intent_reserve(cache);
     struct cache_intent *intent = intent_at(cache, n);
@@ -149,7 +157,8 @@ static int page_claim_once(struct cache *cache, struct cache_inode *inode, struc
     int rc = cache_word_get(cache, inode, write->id, write->first + i, &word);
     if (rc == 0) {
         unsigned spins = 0;
-        while ((rc = word_claim(cache, write, i, word, spins == SPINS_BEFORE_LOOK)) == -EAGAIN && spins++ < SPINS_BEFORE_LOOK)
+        while ((rc = word_claim(cache, write, i, word, spins == SPINS_BEFORE_LOOK)) == -EAGAIN &&
+               spins++ < SPINS_BEFORE_LOOK)
             cache_relax();
     }
     seg_epoch_exit(cache->seg);
@@ -305,7 +314,8 @@ int cache_drop(struct cache *cache, uint64_t id, uint64_t first, uint64_t count,
     seg_epoch_exit(cache->seg);
     cache_publish_exit(cache, inode);
     seg_epoch_enter(cache->seg);
-    cache_chunks_tidy(cache, inode, id, first, count); /* not under the publish lock: a bucket may have to wait for recovery */
+    cache_chunks_tidy(cache, inode, id, first,
+                      count); /* not under the publish lock: a bucket may have to wait for recovery */
     seg_epoch_exit(cache->seg);
     lock_notify(cache->lock, &(struct lock_ref){id, &inode->lock});
     return 0;

@@ -42,7 +42,7 @@ int cli_args_parse(const struct argp *argp, int argc, char **argv, void *input);
 error_t cli_args_option(int key, char *arg, struct argp_state *state);
 /* The one segment that is meant: args->name, or the only one of this host. 0 with spec filled; else the exit code, after one line. */
 int cli_segment_choose(const struct cli_args *args, const char *command, char spec[CLI_PATH_MAX]);
-unsigned cli_segment_count(char first[SEG_NAME_MAX]);
+unsigned cli_segment_count(void); /* of this host */
 
 /* ---- cli_options.c: -o ---- */
 struct cli_mount_options {

@@ -64,16 +64,22 @@ static int parent_hear(FILE *words, pid_t child)
 
 /* ---- the child ---- */
 
+/* Modes of files are said in full each time, by the caller's umask and not by the one of whoever mounted. */
+static void process_prepare(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+    umask(0);
+}
+
 static int child_begin(int pipe_fd)
 {
+    process_prepare();
     setsid();
     int null = open("/dev/null", O_RDWR);
     if (null < 0 || dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || dup2(pipe_fd, PIPE_FD) < 0)
         return -errno;
     fcntl(PIPE_FD, F_SETFD, FD_CLOEXEC);
     close_range(PIPE_FD + 1, ~0u, 0); /* what the caller had open is none of the daemon's business */
-    signal(SIGPIPE, SIG_IGN);
-    umask(0);
     if (chdir("/") != 0)
         return -errno;
     openlog("hearthfs", LOG_PID, LOG_DAEMON);
@@ -88,8 +94,10 @@ int cli_daemon_start(bool foreground, struct cli_daemon **out, int *code)
     daemon->foreground = foreground;
     daemon->pipe = -1;
     *out = daemon;
-    if (foreground)
+    if (foreground) {
+        process_prepare();
         return 0;
+    }
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) {
         free(daemon);

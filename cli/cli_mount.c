@@ -24,20 +24,27 @@ static const char mount_doc[] =
     "further mounts with the same name= share it, and find warm what the others have read.\n"
     "\n"
     "Options behind -o, separated by commas:\n"
-    "  name=NAME            the segment: /dev/shm/hearthfs/NAME (default: made of SOURCE's name and path)\n"
+    "  name=NAME            the segment: /dev/shm/hearthfs/NAME (default: made\n"
+    "                       of SOURCE's last component and a hash of its path)\n"
     "  segment=file:PATH    keep the segment in a file of your choice instead\n"
-    "  size=SIZE            memory for a new segment, like 512M or 4G, reserved at once (default: 1/8 of memory, 64M to 4G)\n"
-    "  member=NAME          this mount's own name, by which it finds its place again (default: made of machine and MOUNTPOINT)\n"
-    "  locks=shared|none    none: nobody locks files in this tree, opens and closes cost no message\n"
+    "  size=SIZE            memory for a new segment, like 512M or 4G, reserved\n"
+    "                       at once (default: 1/8 of memory, 64M to 4G)\n"
+    "  member=NAME          this mount's own name, by which it finds its place\n"
+    "                       again (default: made of machine and MOUNTPOINT)\n"
+    "  locks=shared|none    none: nobody locks files here; opens are cheaper\n"
     "  ro                   read-only\n"
-    "  recall_timeout=SEC   a member that does not answer for so long is cut off (default 30)\n"
-    "  state_dir=DIR        where members remember their place (default " CLI_STATE_DIR ")\n"
-    "  uring, nouring       insist on FUSE over io_uring, or do without (default: use it where it is there)\n"
-    "  noepoch              do not use the kernel's epoch notification (6.16), as on older kernels\n"
+    "  recall_timeout=SEC   a member that is silent for so long is cut off (30)\n"
+    "  state_dir=DIR        where members remember their place\n"
+    "                       (default " CLI_STATE_DIR ")\n"
+    "  uring, nouring       insist on FUSE over io_uring, or do without\n"
+    "                       (default: use it where it is there)\n"
+    "  noepoch              no epoch notification, as on kernels before 6.16\n"
     "  workers=N            threads for requests that may wait\n"
-    "  debug                print every FUSE message to standard error (implies -f)\n"
-    "  cache=kernel, write=through       what is there today\n"
-    "  suid nosuid dev nodev exec noexec sync dirsync noatime max_read= fsname=     as for any file system\n"
+    "  debug                print every FUSE message (implies -f)\n"
+    "  cache=kernel         what the kernel may cache; the only way yet\n"
+    "  write=through        writes reach SOURCE at once; the only way yet\n"
+    "  and as for any file system: suid nosuid dev nodev exec noexec sync dirsync\n"
+    "  noatime max_read= fsname=\n"
     "\n"
     "Examples:\n"
     "  hearthfs mount /srv/tree /mnt/a -o name=tree,size=1G\n"
@@ -199,12 +206,26 @@ static void ready(void *arg, const char *note)
     cli_daemon_up(mounting->daemon);
 }
 
+/* It becomes one of several options with commas between: libfuse reads "\," as a comma of the value. */
+static void fsname_escape(const char *from, char *to, size_t size)
+{
+    size_t used = 0;
+    for (; *from && used + 3 < size; from++) {
+        if (*from == ',' || *from == '\\')
+            to[used++] = '\\';
+        to[used++] = *from;
+    }
+    to[used] = 0;
+}
+
 static int serve(struct mounting *mounting)
 {
     const struct cli_mount_options *options = &mounting->args->options;
-    struct fs_config                config = {
+    char                            fsname[2 * CLI_PATH_MAX];
+    fsname_escape(options->fsname[0] ? options->fsname : mounting->source, fsname, sizeof fsname);
+    struct fs_config config = {
         .mountpoint = mounting->mountpoint, .fuse_options = options->fuse[0] ? options->fuse : NULL,
-        .fsname = options->fsname[0] ? options->fsname : mounting->source, .read_only = options->read_only, .locks_none = options->locks_none,
+        .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none,
         .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .uring = options->uring,
         .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers,
     };
@@ -247,7 +268,7 @@ static int segment_name(struct mounting *mounting)
     if (strncmp(spec, "file:", 5) == 0 && spec[5] != '/')
         return cli_error(CLI_USAGE, "mount: segment=%.80s: the path must begin with a slash", spec);
     if (plain)
-        snprintf(mounting->name, sizeof mounting->name, "%s", plain);
+        snprintf(mounting->name, sizeof mounting->name, "%.63s", plain);
     else if (options->name[0])
         snprintf(mounting->name, sizeof mounting->name, "%s", options->name);
     else

@@ -23,10 +23,10 @@ static const char *const ignored[] = {
     "default_permissions", "atime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
     "nolazytime", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "nonempty", NULL,
 };
-static const char *const ignored_starts[] = {"x-", "X-", "comment=", "user=", "uhelper=", "helper=", NULL};
+static const char *const ignored_starts[] = {"x-", "X-", "comment=", "user=", "uhelper=", "helper=", "subtype=", NULL};
 /* For FUSE, as they stand. */
 static const char *const passed[] = {"suid", "nosuid", "dev", "nodev", "exec", "noexec", "sync", "async", "dirsync", "noatime", NULL};
-static const char *const passed_starts[] = {"max_read=", "subtype=", NULL};
+static const char *const passed_starts[] = {"max_read=", NULL};
 
 static int fail(char err[SEG_ERR_BYTES], const char *format, ...) __attribute__((format(printf, 2, 3)));
 static int fail(char err[SEG_ERR_BYTES], const char *format, ...)

@@ -4,6 +4,7 @@
  *
  * Without a name: the only segment of this host, or a list when there are several.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@ static unsigned living_members(const struct seg *seg)
 
 struct listing {
     struct json_object *segments; /* NULL: for people */
+    unsigned            count;
 };
 
 /* One segment of the list; one that cannot be read is listed too, with the reason. */
@@ -39,6 +41,7 @@ static int list_one(void *arg, const char *name, const char *path)
     struct cache       *cache;
     char                err[SEG_ERR_BYTES] = "";
     int                 rc = persist_inspect_open(name, &seg, &cache, err);
+    listing->count++;
     if (entry) {
         json_object_object_add(entry, "name", json_object_new_string(name));
         json_object_object_add(entry, "path", json_object_new_string(path));
@@ -59,16 +62,16 @@ static int list_one(void *arg, const char *name, const char *path)
     return 0;
 }
 
-static int list_all(bool json)
+static int list_all(const char *command, bool json)
 {
     struct listing listing = {.segments = json ? json_object_new_array() : NULL};
-    if (!json && cli_segment_count(NULL) == 0)
-        puts("no segment on this host; make one with: hearthfs mount DIR MOUNTPOINT");
     int rc = persist_list(list_one, &listing);
     if (rc) {
         json_object_put(listing.segments);
-        return cli_error(CLI_FAILED, "status: cannot read /dev/shm/hearthfs: %s", strerror(-rc));
+        return cli_error(CLI_FAILED, "%s: cannot read /dev/shm/hearthfs: %s%s", command, strerror(-rc), rc == -EACCES ? "; try as root" : "");
     }
+    if (!json && listing.count == 0)
+        puts("no segment on this host; make one with: hearthfs mount DIR MOUNTPOINT");
     if (!json)
         return CLI_OK;
     struct json_object *object = json_object_new_object();
@@ -81,8 +84,8 @@ static int look(const struct cli_args *args, const char *command, bool members_o
     char          spec[CLI_PATH_MAX], err[SEG_ERR_BYTES];
     struct seg   *seg;
     struct cache *cache;
-    if (!args->name && cli_segment_count(NULL) != 1)
-        return list_all(args->json);
+    if (!args->name && cli_segment_count() != 1)
+        return list_all(command, args->json);
     int code = cli_segment_choose(args, command, spec);
     if (code)
         return code;

@@ -85,7 +85,6 @@ int fs_attr_now(struct fs *fs, uint64_t id, struct cache_attr *attr)
             return -ESTALE;
         if (!fs_stands(fs))
             return -EIO;
-        seg_count(fs->seg, SEG_COUNTER_attr_misses, 1);
         seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
         result = origin_getattr(fs->origin, &ref, &fresh);
         if (result != 0)
@@ -125,7 +124,6 @@ static int try_getattr(struct fs *fs, fuse_req_t req, uint64_t ino)
         fs_reply_error(req, result);
         return 0;
     }
-    seg_count(fs->seg, SEG_COUNTER_attr_hits, 1);
     fs_attr_to_stat(&attr, &st);
     fuse_reply_attr(req, &st, FS_FOREVER);
     return 0;
@@ -246,19 +244,21 @@ static int setattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref r
     if ((call->set & ORIGIN_SET_SIZE) && (uint64_t)call->attr.st_size < old.size_bytes)
         recall.arg = ((uint64_t)call->attr.st_size / CACHE_PAGE) << 32 | UINT32_MAX;
     result = lock_recall_all(fs->lock, &recall, 1, 0);
+    if (result == 0)
+        result = fs_attr_now(fs, call->ino, &old); /* what slipped by may have moved the end */
     return result ? result : setattr_now(fs, call, &old, attr);
 }
 
 static int setattr_slipping(struct fs *fs, struct fs_call *call, struct lock_ref ref, struct cache_attr *attr)
 {
     struct cache_attr old;
-    int               result = fs_attr_now(fs, call->ino, &old);
-    if (result != 0)
-        return result;
-    lock_slipped(fs->lock, ref.words);
-    if (!lock_recall_owed(fs->lock, ref.words))
+    if (!fs_slip_begin(fs, call->ino, ref.words))
         return -EDEADLK; /* no longer: take the lock after all */
-    return setattr_now(fs, call, &old, attr);
+    int result = fs_attr_now(fs, call->ino, &old);
+    if (result == 0)
+        result = setattr_now(fs, call, &old, attr);
+    fs_slip_end(fs, call->ino, ref.words);
+    return result;
 }
 
 static void change_setattr(struct fs *fs, struct fs_call *call)
@@ -270,7 +270,11 @@ static void change_setattr(struct fs *fs, struct fs_call *call)
 
     do {
         struct lock_ref ref = cache_lock_ref(fs->cache, call->ino);
-        result = ref.words ? lock_write_acquire(fs->lock, &ref, flags, NULL, NULL) : -ESTALE;
+        result = ref.words ? lock_write_acquire(fs->lock, &ref, flags, flags ? fs_back_crowded : NULL, fs) : -ESTALE;
+        if (result == -EINTR) {
+            fs_call_round(fs, call);
+            return;
+        }
         if (result == 0) {
             result = setattr_locked(fs, call, ref, &attr);
             lock_write_release(fs->lock, &ref);
@@ -298,5 +302,5 @@ void fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set
     call->attr = *attr;
     call->set = set_of(to_set);
     call->inflight = fs_inflight_dirs(fs, &id, 1, false); /* chmod of a directory holds it, too */
-    fs_call_queue(fs, call, FS_LANE_CHANGE);
+    fs_call_queue(fs, call, call->set & ORIGIN_SET_SIZE ? FS_LANE_BACK : FS_LANE_CHANGE);
 }

@@ -9,16 +9,19 @@
  * The receive buffer. libfuse hands out pointers into the buffer of the current request. A call that needs them takes the buffer over
  * (tls_buffer), and the receiver allocates another. Under io_uring the pointers lie in the ring entry and stay good until the reply.
  */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "fs_internal.h"
 
-enum { LANE_IDLE_S = 5 };
-static const unsigned lane_threads[FS_LANES] = {64, 32, 48, 16};
+enum { LANE_IDLE_S = 5, DRAIN_MS = 2 /* an answer is in its page a moment after it was sent */, DRAIN_URING_MS = 20 };
+static const unsigned lane_threads[FS_LANES] = {96, 32, 48, 16};
 static const char    *lane_name[FS_LANES] = {"fetch", "turn", "change", "back"};
 
 struct lane {
@@ -153,15 +156,25 @@ static bool turn_crowded(void *arg)
     return fs_lane_crowded(arg, FS_LANE_TURN);
 }
 
+void fs_call_round(struct fs *fs, struct fs_call *call)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+    nanosleep(&pause, NULL);
+    fs_call_again(fs, call, call->lane);
+}
+
+bool fs_back_crowded(void *arg)
+{
+    return fs_lane_crowded(arg, FS_LANE_BACK);
+}
+
 /* Others may be waiting behind for a turn that comes sooner: a crowded lane is gone round instead of slept in. */
 static void turn_run(struct fs *fs, struct fs_call *call)
 {
     struct lock_ref ref = cache_lock_ref(fs->cache, call->wait_id);
     int             result = ref.words ? lock_read_wait(fs->lock, &ref, turn_crowded, fs) : 0;
     if (result == -EINTR) {
-        struct timespec pause = {.tv_nsec = 1000000};
-        nanosleep(&pause, NULL);
-        fs_call_again(fs, call, FS_LANE_TURN);
+        fs_call_round(fs, call);
         return;
     }
     call->run = call->after; /* also when fenced: it finds out and says so */
@@ -194,10 +207,12 @@ int fs_lanes_start(struct fs *fs, unsigned workers_max)
     return 0;
 }
 
+/* TURN first: it gives to FETCH. What is queued is still carried out. */
 void fs_lanes_stop(struct fs *fs)
 {
+    static const enum fs_lane order[FS_LANES] = {FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANE_FETCH};
     for (unsigned i = 0; fs->lanes && i < FS_LANES; i++) {
-        struct lane *lane = &fs->lanes->lane[i];
+        struct lane *lane = &fs->lanes->lane[order[i]];
         pthread_mutex_lock(&lane->mutex);
         lane->stop = true;
         pthread_cond_broadcast(&lane->work);
@@ -205,24 +220,72 @@ void fs_lanes_stop(struct fs *fs)
             pthread_cond_wait(&lane->gone, &lane->mutex);
         pthread_mutex_unlock(&lane->mutex);
     }
+}
+
+void fs_lanes_free(struct fs *fs)
+{
     free(fs->lanes);
     fs->lanes = NULL;
+}
+
+bool fs_thread_in_state(pid_t thread, char state)
+{
+    char path[64], text[256];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0)
+        return false;
+    text[n] = 0;
+    const char *paren = strrchr(text, ')');
+    return paren && paren[1] == ' ' && paren[2] == state;
+}
+
+/* First somebody must be seen asleep at an empty queue; only then does it count that each comes back, or is asleep. */
+bool fs_drained(struct fs *fs, struct fs_drain *drain)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    drain->now_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    if (!drain->started)
+        *drain = (struct fs_drain){.started = true, .start_ms = drain->now_ms, .now_ms = drain->now_ms};
+    bool was_empty = drain->empty;
+    for (unsigned i = 0; i < fs->reader_count; i++) {
+        struct fs_reader *reader = &fs->reader_state[i];
+        bool asleep = atomic_load(&reader->in_read) && fs_thread_in_state(atomic_load(&reader->thread), 'S') && atomic_load(&reader->in_read);
+        drain->empty |= asleep;
+        if (was_empty && (asleep || atomic_load(&reader->loops) != drain->loops[i]))
+            drain->seen |= 1ull << i;
+    }
+    for (unsigned i = 0; drain->empty && !was_empty && i < fs->reader_count; i++)
+        drain->loops[i] = atomic_load(&fs->reader_state[i].loops);
+    uint64_t least_ms = fs->uring_on ? DRAIN_URING_MS : DRAIN_MS;
+    return drain->seen == (1ull << fs->reader_count) - 1 && drain->now_ms - drain->start_ms >= least_ms;
 }
 
 void *fs_receive(void *arg)
 {
     struct fs      *fs = arg;
-    struct fuse_buf buf = {.mem = NULL};
+    struct fuse_buf   buf = {.mem = NULL};
+    struct fs_reader *self = &fs->reader_state[atomic_fetch_add(&fs->reader_next, 1) % FS_READERS];
 
     prctl(PR_SET_NAME, "hearth-receive");
     tls_buffer = &buf;
+    atomic_store(&self->thread, (pid_t)syscall(SYS_gettid));
+    seg_epoch_keep(fs->seg);
     while (!fuse_session_exited(fs->se)) {
+        atomic_store(&self->in_read, true);
         int result = fuse_session_receive_buf(fs->se, &buf);
+        atomic_store(&self->in_read, false);
         if (result == -EINTR || result == -EAGAIN)
             continue;
         if (result <= 0)
             break; /* unmounted, or the connection was aborted */
         fuse_session_process_buf(fs->se, &buf);
+        atomic_fetch_add(&self->loops, 1);
     }
     fuse_session_exit(fs->se);
     free(buf.mem);

@@ -142,17 +142,23 @@ static void reply_close(struct reply *reply, bool send)
     free(reply->taken);
 }
 
-/* 0 replied, -EINPROGRESS, -ENODATA. */
-static int try_readdir(struct fs *fs, fuse_req_t req, uint64_t dir, size_t size, uint64_t cookie, bool plus)
+/* Takes an interest in the directory: 0, -EINPROGRESS: wait for a turn, -ESTALE. */
+static int dir_turn(struct fs *fs, uint64_t dir)
 {
-    struct reply reply;
-    int          result = -ESTALE;
-
+    int result = -ESTALE;
     seg_epoch_enter(fs->seg);
     struct cache_inode *inode = cache_inode_at(fs->cache, dir);
     if (inode)
         result = lock_read_begin(fs->lock, &inode->lock) == LOCK_READ_WAIT ? -EINPROGRESS : 0;
     seg_epoch_exit(fs->seg);
+    return result;
+}
+
+/* 0 replied, -EINPROGRESS, -ENODATA. */
+static int try_readdir(struct fs *fs, fuse_req_t req, uint64_t dir, size_t size, uint64_t cookie, bool plus)
+{
+    struct reply reply;
+    int          result = dir_turn(fs, dir);
     if (result == 0)
         result = reply_open(&reply, fs, req, dir, size, plus, false);
     else if (result == -EINPROGRESS)
@@ -208,7 +214,6 @@ static int fetch_listing(struct fs *fs, uint64_t dir)
     fetch.listing = cache_listing_begin(fs->cache, dir);
     if (!fetch.listing)
         return -ENOMEM;
-    seg_count(fs->seg, SEG_COUNTER_listing_misses, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
     result = origin_readdir(fs->origin, &ref, 0, keep_entry, &fetch);
     int ended = cache_listing_end(fetch.listing, result == 0 && fetch.error == 0);
@@ -243,15 +248,12 @@ static void readdir_around(struct fs *fs, struct fs_call *call)
 static void fetch_readdir(struct fs *fs, struct fs_call *call)
 {
     struct reply reply;
+    if (dir_turn(fs, call->ino) == -EINPROGRESS) {
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
     for (;;) {
-        int result = call->tries ? -ENODATA : try_readdir(fs, call->req, call->ino, call->size, call->off, call->plus && false);
-        if (call->tries == 0 && result == -EINPROGRESS) {
-            fs_call_turn(fs, call, call->ino);
-            return;
-        }
-        if (result == 0)
-            return;
-        result = reply_open(&reply, fs, call->req, call->ino, call->size, call->plus, call->plus);
+        int result = reply_open(&reply, fs, call->req, call->ino, call->size, call->plus, call->plus);
         if (result == 0)
             result = answer_from_cache(&reply, call->off);
         reply_close(&reply, result == 0);
@@ -278,7 +280,6 @@ static void readdir_any(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, 
     struct fs *fs = fs_of(req);
     int        result = try_readdir(fs, req, ino, size, (uint64_t)off, plus);
     if (result == 0) {
-        seg_count(fs->seg, SEG_COUNTER_listing_hits, 1);
         return;
     }
     struct fs_call *call = fs_call_new(req, fetch_readdir, ino, false);

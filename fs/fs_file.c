@@ -9,6 +9,12 @@
 
 #include "fs_internal.h"
 
+void fs_open_flags(struct fuse_file_info *fi)
+{
+    fi->keep_cache = 1;                               /* coherent by recall, not by reopening           */
+    fi->direct_io = (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c        */
+}
+
 void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
@@ -21,7 +27,7 @@ void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_opens, 1);
-    fi->keep_cache = 1; /* coherent by recall, not by reopening */
+    fs_open_flags(fi);
     fuse_reply_open(req, fi);
 }
 
@@ -46,8 +52,10 @@ static void fetch_fsync(struct fs *fs, struct fs_call *call)
     struct origin_ref ref;
     struct lock_ref   lock = cache_lock_ref(fs->cache, call->ino);
     int               result = fs_ref(fs, call->ino, &ref);
-    if (result == 0 && lock.words && atomic_load(&lock.words->slipped))
-        result = lock_read_wait(fs->lock, &lock, NULL, NULL);
+    if (result == 0 && lock.words && atomic_load(&lock.words->slipped) && lock_read_peek(fs->lock, lock.words) == LOCK_READ_WAIT) {
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
     if (result == 0)
         result = origin_fsync(fs->origin, &ref, call->sync);
     if (result == 0)
@@ -134,8 +142,10 @@ static void fetch_lseek(struct fs *fs, struct fs_call *call)
     struct origin_ref ref;
     struct lock_ref   lock = cache_lock_ref(fs->cache, call->ino);
     int64_t           result = lock.words ? 0 : -ESTALE;
-    if (result == 0 && lock_read_peek(fs->lock, lock.words) == LOCK_READ_WAIT)
-        result = lock_read_wait(fs->lock, &lock, NULL, NULL);
+    if (result == 0 && lock_read_peek(fs->lock, lock.words) == LOCK_READ_WAIT) {
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref);
     if (result == 0)
@@ -201,7 +211,7 @@ static void change_tmpfile(struct fs *fs, struct fs_call *call)
         return;
     }
     fs_entry_fill(id, &attr, 0, &entry);
-    call->fi.keep_cache = 1;
+    fs_open_flags(&call->fi);
     if (fuse_reply_create(call->req, &entry, &call->fi) != 0)
         fs_node_put(fs, id, 1);
 }

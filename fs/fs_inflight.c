@@ -7,7 +7,7 @@
  * it waits for anything, and recalls that are in the way look again (fs_inval.c, fs_notify.c). It is taken off just before its reply: from then on nothing it needs
  * can be held up.
  *
- * One table of short lists under one mutex per stripe; the lists hold what is in flight at this moment, seldom more than a few.
+ * One list under one mutex; it holds what is in flight at this moment, seldom more than a few.
  */
 #include <stdlib.h>
 
@@ -17,8 +17,8 @@ enum { DIRS_MAX = 4 };
 
 struct inflight {
     struct inflight *next;
-    bool             is_write;
-    uint64_t         first, last; /* WRITE: the pages at its two edges */
+    enum { IN_DIRS, IN_WRITE, IN_HELD } kind;
+    uint64_t         first, last; /* WRITE: the pages at its two edges; HELD: all of them */
     unsigned         count;
     uint64_t         id[DIRS_MAX];
 };
@@ -39,13 +39,28 @@ void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size)
     struct inflight *entry = calloc(1, sizeof *entry);
     if (!entry)
         return NULL; /* the recall then waits for recall_timeout at worst */
-    entry->is_write = true;
+    entry->kind = IN_WRITE;
     entry->first = off / CACHE_PAGE;
     entry->last = (off + (size ? size - 1 : 0)) / CACHE_PAGE;
     entry->count = 1;
     entry->id[0] = id;
     add(entry);
     fs_notify_arrived_write(fs, id);
+    return entry;
+}
+
+void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size)
+{
+    struct inflight *entry = calloc(1, sizeof *entry);
+    (void)fs;
+    if (!entry)
+        return NULL;
+    entry->kind = IN_HELD;
+    entry->first = off / CACHE_PAGE;
+    entry->last = (off + (size ? size - 1 : 0)) / CACHE_PAGE;
+    entry->count = 1;
+    entry->id[0] = id;
+    add(entry);
     return entry;
 }
 
@@ -87,24 +102,36 @@ bool fs_inflight_dir_busy(struct fs *fs, uint64_t dir)
     (void)fs;
     pthread_mutex_lock(&mutex);
     for (const struct inflight *entry = all; entry && !busy; entry = entry->next)
-        for (unsigned i = 0; !entry->is_write && i < entry->count; i++)
+        for (unsigned i = 0; entry->kind == IN_DIRS && i < entry->count; i++)
             busy |= entry->id[i] == dir || entry->id[i] == UINT64_MAX;
     pthread_mutex_unlock(&mutex);
     return busy;
 }
 
-uint64_t fs_inflight_next_edge(struct fs *fs, uint64_t id, uint64_t page, uint64_t last)
+uint64_t fs_inflight_next(struct fs *fs, uint64_t id, uint64_t page, uint64_t last, uint64_t *end, bool *held)
 {
     uint64_t found = UINT64_MAX;
     (void)fs;
     pthread_mutex_lock(&mutex);
     for (const struct inflight *entry = all; entry; entry = entry->next) {
-        if (!entry->is_write || entry->id[0] != id)
+        if (entry->kind == IN_DIRS || entry->id[0] != id)
             continue;
-        if (entry->first >= page && entry->first <= last && entry->first < found)
-            found = entry->first;
-        if (entry->last >= page && entry->last <= last && entry->last < found)
-            found = entry->last;
+        if (entry->kind == IN_HELD && entry->last >= page && entry->first <= last) {
+            uint64_t from = entry->first > page ? entry->first : page;
+            if (from <= found) {
+                found = from;
+                *end = entry->last < last ? entry->last : last;
+                *held = true;
+            }
+            continue;
+        }
+        const uint64_t edge[2] = {entry->first, entry->last};
+        for (unsigned i = 0; i < 2 && entry->kind == IN_WRITE; i++) {
+            if (edge[i] >= page && edge[i] <= last && edge[i] < found) {
+                found = *end = edge[i];
+                *held = false;
+            }
+        }
     }
     pthread_mutex_unlock(&mutex);
     return found;
@@ -112,5 +139,7 @@ uint64_t fs_inflight_next_edge(struct fs *fs, uint64_t id, uint64_t page, uint64
 
 bool fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page)
 {
-    return fs_inflight_next_edge(fs, id, page, page) == page;
+    uint64_t end;
+    bool     held;
+    return fs_inflight_next(fs, id, page, page, &end, &held) == page && !held;
 }

@@ -21,15 +21,31 @@ enum { FS_IOV_MAX = 264, FS_LOCKS = 6, FS_STRIPES = 64, FS_READERS = 4, FS_REQUE
  *   FETCH  asks the origin for what is missing; waits for nobody but the origin and other fetches
  *   TURN   readers that wait for a writer of another member (it needs nothing more of this one)
  *   CHANGE writes and changes of names: may wait for locks and for recalls of others
- *   BACK   write-back of mapped pages: a recall may be waiting for it, so it slips past a lock it cannot have
+ *   BACK   write-back of mapped pages, truncates: a recall may be waiting for them, so they slip past a lock they cannot have, and none waits behind
+ *          another for long
  */
 enum fs_lane { FS_LANE_FETCH, FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANES };
 
 struct fs_node { /* what this daemon knows of an inode, by index; the kernel's count of references */
     _Atomic uint64_t lookups;
-    _Atomic uint32_t reads; /* READs between their arrival and the end of their reply */
-    uint32_t         pad;
+    _Atomic uint16_t reads;  /* READs between their arrival and the end of their reply               */
+    _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
+    _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
+    _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
+
+/* Regions of a file: 64 KiB each, 64 bits, so the bits of a file over 4 MiB wrap round. */
+enum { FS_REGION_PAGES = 16, FS_REGIONS = 64 };
+static inline uint64_t fs_region_mask(uint64_t first_page, uint64_t last_page)
+{
+    uint64_t first = first_page / FS_REGION_PAGES, count = last_page / FS_REGION_PAGES - first + 1;
+    if (count >= FS_REGIONS)
+        return UINT64_MAX;
+    uint64_t mask = (1ull << count) - 1;
+    unsigned turn = first % FS_REGIONS;
+    return turn ? mask << turn | mask >> (FS_REGIONS - turn) : mask;
+}
 
 struct fs_lanes;
 struct fs_notify;
@@ -53,6 +69,12 @@ struct fs {
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;
     pthread_t               reader[FS_READERS];
+    struct fs_reader {
+        _Atomic pid_t    thread;
+        _Atomic uint64_t loops;   /* requests dealt with                 */
+        _Atomic bool     in_read; /* in the kernel for the next one      */
+    } reader_state[FS_READERS];
+    _Atomic unsigned        reader_next;
     unsigned                reader_count;
 };
 
@@ -92,16 +114,32 @@ void fs_call_queue(struct fs *fs, struct fs_call *call, enum fs_lane lane);
 void fs_call_again(struct fs *fs, struct fs_call *call, enum fs_lane lane); /* to the end of a lane, from inside run() */
 /* Waits in lane TURN until readers of `id` may go on, then runs the call in lane FETCH. From inside run(), or for a new call. */
 void fs_call_turn(struct fs *fs, struct fs_call *call, uint64_t id);
-bool fs_lane_crowded(struct fs *fs, enum fs_lane lane);                     /* others wait behind */
+/* To the end of the call's own lane after a moment: others wait behind whose turn may come sooner. From inside run(). */
+void fs_call_round(struct fs *fs, struct fs_call *call);
+bool fs_lane_crowded(struct fs *fs, enum fs_lane lane); /* others wait behind, and no thread can be added */
+bool fs_back_crowded(void *fs);                         /* the same of lane BACK, as a stop function */
 int  fs_lanes_start(struct fs *fs, unsigned workers_max);
 void fs_lanes_stop(struct fs *fs);
+void fs_lanes_free(struct fs *fs); /* when no thread can queue a call any more */
 /* Receiving threads: reads requests until the session ends. */
 void *fs_receive(void *arg);
+/*
+ * Has everything the kernel had sent when `drain` was started (zeroed) been received and registered? Asked again and again: true once one receiver was seen asleep at an empty
+ * queue, and each has been seen there or come back to it. Under io_uring, whose threads are libfuse's: after DRAIN_URING_MS.
+ */
+struct fs_drain {
+    bool     started, empty;
+    uint64_t seen, loops[FS_READERS], start_ms, now_ms;
+};
+bool fs_drained(struct fs *fs, struct fs_drain *drain);
+bool fs_thread_in_state(pid_t thread, char state); /* of this process, as /proc has it: 'S', 'D', ... */
 static inline struct fs *fs_of(fuse_req_t req) { return fuse_req_userdata(req); }
 
 /* ---- nodes (fs_node.c) ---- */
 int  fs_node_get(struct fs *fs, uint64_t id);             /* one more reference of the kernel; -ESTALE */
 void fs_node_put(struct fs *fs, uint64_t id, uint64_t n); /* FORGET */
+void fs_node_forgotten(struct fs *fs, uint64_t id);       /* no kernel knows it, it has no name: the origin lets it go */
+int  fs_notify_task(struct fs *fs, void (*run)(struct fs *fs, void *arg), void *arg); /* in a notifier thread; -ENOMEM */
 void fs_node_drop_all(struct fs *fs);                     /* the mount has ended */
 static inline struct fs_node *fs_node_at(struct fs *fs, uint64_t id)
 {
@@ -110,13 +148,23 @@ static inline struct fs_node *fs_node_at(struct fs *fs, uint64_t id)
 }
 
 /* ---- requests in flight that a recall must know of (fs_inflight.c) ---- */
+/*
+ * The gate between slipping and acknowledging: begin is true if this member owes an acknowledgement for `id` now, and then none is given until end. So whoever
+ * recalls stays in RECALLING while something slips past, finds the slipped mark afterwards, and recalls once more.
+ */
+bool fs_slip_begin(struct fs *fs, uint64_t id, struct lock_shared *words);
+void fs_slip_end(struct fs *fs, uint64_t id, struct lock_shared *words);
+void fs_slip_gate(struct fs *fs, const struct lock_ref *ref); /* acknowledges when nothing slips */
+
 void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 void *fs_inflight_dirs(struct fs *fs, const uint64_t *id, unsigned count, bool victim_unknown);
 void  fs_inflight_done(struct fs *fs, void *inflight); /* NULL is allowed */
 bool  fs_inflight_dir_busy(struct fs *fs, uint64_t dir);
 bool  fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page); /* is it the first or last page of a WRITE in flight? */
-/* First page >= `page` and <= `last` that is an edge, or UINT64_MAX. */
-uint64_t fs_inflight_next_edge(struct fs *fs, uint64_t id, uint64_t page, uint64_t last);
+/* Write-back that holds the lock itself: its pages are waited for by nobody. */
+void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
+/* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
+uint64_t fs_inflight_next(struct fs *fs, uint64_t id, uint64_t page, uint64_t last, uint64_t *end, bool *held);
 
 /* ---- recalls (fs_notify.c, fs_inval.c) ---- */
 int  fs_notify_start(struct fs *fs);
@@ -148,6 +196,7 @@ void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_secon
 double fs_name_seconds(struct fs *fs, uint64_t dir);
 int  fs_intern(struct fs *fs, const struct origin_ref *ref, bool pin, uint64_t *id);
 void fs_reply_error(fuse_req_t req, int result); /* -errno of ours to the errno the user sees (-EUCLEAN: EIO, ...) */
+void fs_open_flags(struct fuse_file_info *fi); /* what OPEN and CREATE tell the kernel */
 static inline bool fs_stands(struct fs *fs) { return seg_self_stands(fs->seg); }
 
 /* ---- operations ---- */

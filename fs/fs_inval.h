@@ -19,12 +19,12 @@ struct fs_job {
     size_t           length;      /* 0: all names of the directory  */
 };
 
-struct fs_job *fs_job_new(struct fs *fs, enum fs_job_kind kind, uint64_t id); /* pending, one reference */
+struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id); /* one reference */
+void           fs_job_publish(struct fs *fs, struct fs_job *job);
 void           fs_job_release(struct fs *fs, struct fs_job *job);
 bool           fs_job_finished(struct fs *fs, struct fs_job *job);
 void           fs_job_finish(struct fs *fs, struct fs_job *job); /* the first call acknowledges */
 void           fs_job_run_data(struct fs *fs, struct fs_job *job);
 void           fs_job_rescue_data(struct fs *fs, void *job); /* a task: runs it again with the WRITE that arrived in mind; releases it */
-int            fs_notify_task(struct fs *fs, void (*run)(struct fs *fs, void *arg), void *arg);
 
 #endif

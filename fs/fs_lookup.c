@@ -68,7 +68,6 @@ static int fetch_child(struct fs *fs, uint64_t dir, const char *name, bool pin, 
 
     if (result != 0)
         return result;
-    seg_count(fs->seg, SEG_COUNTER_name_misses, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
     result = origin_lookup(fs->origin, &dir_ref, name, &ref, &attr);
     if (result == -ENOENT) {
@@ -145,7 +144,6 @@ static int try_lookup(struct fs *fs, fuse_req_t req, uint64_t dir, const char *n
         fs_reply_error(req, result);
         return 0;
     }
-    seg_count(fs->seg, SEG_COUNTER_name_hits, 1);
     reply_entry(fs, req, dir, child, &attr);
     return 0;
 }

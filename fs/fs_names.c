@@ -187,9 +187,13 @@ static void publish_inode(struct change *c, uint64_t id)
 
     if (!id || id == c->dir[0] || id == c->dir[1])
         return;
-    if (fs_ref(c->fs, id, &ref) == 0 && origin_getattr(c->fs->origin, &ref, &fresh) == 0) {
+    int result = fs_ref(c->fs, id, &ref);
+    if (result == 0)
+        result = origin_getattr(c->fs->origin, &ref, &fresh);
+    if (result == 0)
         fs_attr_to_cache(&fresh, &attr);
-        cache_attr_publish(c->fs->cache, id, &attr);
+    if (result != -ESTALE && result != -ENOENT) {
+        cache_attr_publish(c->fs->cache, id, result == 0 ? &attr : NULL);
         return;
     }
     seg_epoch_enter(c->fs->seg);
@@ -340,7 +344,7 @@ static void change_create(struct fs *fs, struct fs_call *call)
         return;
     }
     fs_entry_fill(id, &attr, fs_name_seconds(fs, call->ino), &entry);
-    call->fi.keep_cache = 1;
+    fs_open_flags(&call->fi);
     if (fuse_reply_create(call->req, &entry, &call->fi) != 0)
         fs_node_put(fs, id, 1);
 }

@@ -6,6 +6,8 @@
  * exactly while the count is not zero: both move under a stripe's mutex when the count leaves or reaches zero, and by one atomic step otherwise, so
  * that hits take no lock.
  */
+#include <time.h>
+
 #include "fs_internal.h"
 
 static pthread_mutex_t *stripe(struct fs *fs, uint64_t id)
@@ -24,16 +26,41 @@ int fs_node_get(struct fs *fs, uint64_t id)
             return 0;
     int result = 0;
     pthread_mutex_lock(stripe(fs, id));
-    if (atomic_load(&node->lookups) == 0) {
-        cache_known_set(fs->cache, id);
-        if (!cache_inode_at(fs->cache, id)) { /* evicted before the bit was seen */
-            result = -ESTALE;
-        }
-    }
+    if (atomic_load(&node->lookups) == 0)
+        result = cache_known_set(fs->cache, id); /* -ESTALE: evicted before the bit was seen */
     if (!result)
         atomic_fetch_add(&node->lookups, 1);
     pthread_mutex_unlock(stripe(fs, id));
     return result;
+}
+
+/* Takes the own bit out of `known`. True: no kernel knows the inode any more, and it has no name. */
+static bool known_drop(struct fs *fs, uint64_t id)
+{
+    const struct cache_inode *inode = cache_inode_at(fs->cache, id);
+    cache_known_drop(fs->cache, id);
+    return inode && !atomic_load(&inode->known) && !__atomic_load_n(&inode->attr.nlink, __ATOMIC_RELAXED);
+}
+
+static void forget_task(struct fs *fs, void *arg)
+{
+    fs_node_forgotten(fs, (uint64_t)(uintptr_t)arg);
+}
+
+/* A file without names lives as long as somebody has it open. Whoever unlinked it keeps a descriptor for the others until now. */
+static void forgotten_by_all(struct fs *fs, uint64_t id)
+{
+    struct work_item item = {.kind = WORK_FORGOTTEN, .key = id};
+    for (uint64_t left = seg_members_active(fs->seg) & ~seg_self_bit(fs->seg); left; left &= left - 1)
+        work_post(fs->work, (unsigned)__builtin_ctzll(left), &item, true);
+    fs_notify_task(fs, forget_task, (void *)(uintptr_t)id);
+}
+
+void fs_node_forgotten(struct fs *fs, uint64_t id)
+{
+    struct origin_ref ref;
+    if (fs_ref(fs, id, &ref) == 0)
+        origin_forget(fs->origin, &ref);
 }
 
 void fs_node_put(struct fs *fs, uint64_t id, uint64_t n)
@@ -45,22 +72,21 @@ void fs_node_put(struct fs *fs, uint64_t id, uint64_t n)
     while (have > n)
         if (atomic_compare_exchange_weak(&node->lookups, &have, have - n))
             return;
+    bool gone = false, last = false;
     pthread_mutex_lock(stripe(fs, id));
     have = atomic_load(&node->lookups);
     for (;;) {
         uint64_t left = have > n ? have - n : 0;
         if (atomic_compare_exchange_weak(&node->lookups, &have, left)) {
-            if (!left) {
-                struct origin_ref ref;
-                bool              named = fs_ref(fs, id, &ref) == 0;
-                cache_known_drop(fs->cache, id);
-                if (named && fs->origin)
-                    origin_forget(fs->origin, &ref);
-            }
+            gone = !left;
             break;
         }
     }
+    if (gone)
+        last = known_drop(fs, id);
     pthread_mutex_unlock(stripe(fs, id));
+    if (last)
+        forgotten_by_all(fs, id);
 }
 
 void fs_node_drop_all(struct fs *fs)
@@ -74,6 +100,38 @@ void fs_node_drop_all(struct fs *fs)
         uint64_t            word = atomic_load(&inode->pool);
         cache_known_drop(fs->cache, (uint64_t)seg_pool_word_aux(word) << 32 | index);
     }
+}
+
+/* ---- slipping past a lock, and the acknowledgement that waits for it ---- */
+bool fs_slip_begin(struct fs *fs, uint64_t id, struct lock_shared *words)
+{
+    struct fs_node *node = fs_node_at(fs, id);
+    pthread_mutex_lock(stripe(fs, id));
+    bool may = node && lock_recall_owed(fs->lock, words);
+    if (may)
+        atomic_fetch_add(&node->slips, 1);
+    pthread_mutex_unlock(stripe(fs, id));
+    return may;
+}
+
+void fs_slip_end(struct fs *fs, uint64_t id, struct lock_shared *words)
+{
+    lock_slipped(fs->lock, words);
+    atomic_fetch_sub(&fs_node_at(fs, id)->slips, 1);
+}
+
+void fs_slip_gate(struct fs *fs, const struct lock_ref *ref)
+{
+    struct fs_node *node = fs_node_at(fs, ref->id);
+    struct timespec pause = {.tv_nsec = 20000};
+    pthread_mutex_lock(stripe(fs, ref->id));
+    while (node && atomic_load(&node->slips)) {
+        pthread_mutex_unlock(stripe(fs, ref->id));
+        nanosleep(&pause, NULL);
+        pthread_mutex_lock(stripe(fs, ref->id));
+    }
+    lock_recall_ack(fs->lock, ref);
+    pthread_mutex_unlock(stripe(fs, ref->id));
 }
 
 void fs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)

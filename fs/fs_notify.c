@@ -51,7 +51,7 @@ int fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size)
 }
 
 /* ---- jobs ---- */
-struct fs_job *fs_job_new(struct fs *fs, enum fs_job_kind kind, uint64_t id)
+struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id)
 {
     struct fs_job *job = calloc(1, sizeof *job);
     if (!job)
@@ -59,11 +59,16 @@ struct fs_job *fs_job_new(struct fs *fs, enum fs_job_kind kind, uint64_t id)
     job->kind = kind;
     job->id = id;
     job->refs = 1;
+    return job;
+}
+
+/* After A1: from now on arriving requests find it. Those that came earlier are found by the job, which looks at them when it runs. */
+void fs_job_publish(struct fs *fs, struct fs_job *job)
+{
     pthread_mutex_lock(&fs->notify->mutex);
     job->next = fs->notify->jobs;
     fs->notify->jobs = job;
     pthread_mutex_unlock(&fs->notify->mutex);
-    return job;
 }
 
 void fs_job_release(struct fs *fs, struct fs_job *job)
@@ -98,7 +103,7 @@ void fs_job_finish(struct fs *fs, struct fs_job *job)
     if (first && job->acknowledge) {
         struct lock_ref ref = cache_lock_ref(fs->cache, job->id);
         if (ref.words)
-            lock_recall_ack(fs->lock, &ref);
+            fs_slip_gate(fs, &ref);
     }
 }
 
@@ -173,6 +178,20 @@ static void late_entry(struct fs *fs, void *arg)
     fs_job_release(fs, job);
 }
 
+/* Every name of the directory. Without the epoch: the directory's own entry is dropped, and what hangs below it with it. */
+static void all_names(struct fs *fs, uint64_t dir)
+{
+    uint64_t parent;
+    char     name[256];
+    size_t   length;
+    if (fs->epoch_ok)
+        bump_epoch(fs);
+    else if (cache_name_of(fs->cache, dir, &parent, name, &length) == 0)
+        fuse_lowlevel_notify_inval_entry(fs->se, parent, name, length);
+    else
+        names_without_waiting(fs, dir);
+}
+
 static void run_names(struct fs *fs, struct fs_job *job)
 {
     if (fs_inflight_dir_busy(fs, job->id)) {
@@ -187,8 +206,8 @@ static void run_names(struct fs *fs, struct fs_job *job)
         }
         return;
     }
-    if (!job->length && fs->epoch_ok)
-        bump_epoch(fs); /* all names; the entry below only drains */
+    if (!job->length)
+        all_names(fs, job->id); /* the entry below then only drains */
     drop_entry(fs, job->id, job->length ? job->name : "\001", job->length ? job->length : 1);
     fs_job_finish(fs, job);
 }
@@ -206,10 +225,10 @@ static void rescue_names(struct fs *fs, void *arg)
 /* Runs `rescue` for every pending job that matches. */
 static void rescue_jobs(struct fs *fs, enum fs_job_kind kind, uint64_t id, void (*rescue)(struct fs *, void *))
 {
-    struct fs_job *found[16];
+    struct fs_job *found[NOTIFY_THREADS_MAX];
     unsigned       count = 0;
     pthread_mutex_lock(&fs->notify->mutex);
-    for (struct fs_job *job = fs->notify->jobs; job && count < 16; job = job->next) {
+    for (struct fs_job *job = fs->notify->jobs; job && count < NOTIFY_THREADS_MAX; job = job->next) {
         if (job->kind == kind && (job->id == id || !id)) {
             job->refs++;
             found[count++] = job;
@@ -252,7 +271,7 @@ static void prune(struct fs *fs, uint64_t id)
 static void recall_names(struct fs *fs, const struct work_item *item)
 {
     struct lock_ref ref = cache_lock_ref(fs->cache, item->key);
-    struct fs_job  *job = ref.words ? fs_job_new(fs, FS_JOB_NAMES, item->key) : NULL;
+    struct fs_job  *job = ref.words ? fs_job_new(FS_JOB_NAMES, item->key) : NULL;
     uint64_t        dir = 0;
     if (!job)
         return; /* gone, or the sender asks again */
@@ -260,9 +279,20 @@ static void recall_names(struct fs *fs, const struct work_item *item)
     if (item->kind == WORK_RECALL_NAME &&
         (cache_name_get(fs->cache, item->arg, &dir, job->name, &job->length) != 0 || dir != item->key))
         job->length = 0; /* the record is gone: all names of the directory */
-    lock_recall_begin(fs->lock, &ref);
+    lock_recall_begin(fs->lock, &ref, LOCK_SCOPE_PART); /* other names of the directory stay, and so does the interest */
+    fs_job_publish(fs, job);
     run_names(fs, job);
     fs_job_release(fs, job);
+}
+
+/* A directory's interest also stands for its names, which a recall of its attributes does not drop. */
+static enum lock_scope scope_of(struct fs *fs, uint64_t id, bool all)
+{
+    const struct cache_inode *inode = cache_inode_at(fs->cache, id);
+    uint32_t                  mode = inode ? __atomic_load_n(&inode->attr.mode, __ATOMIC_RELAXED) : 0; /* its type never changes */
+    if (!S_ISREG(mode) && !S_ISLNK(mode))
+        return LOCK_SCOPE_PART;
+    return all ? LOCK_SCOPE_ALL : LOCK_SCOPE_SHRINK;
 }
 
 static void recall_data(struct fs *fs, const struct work_item *item)
@@ -271,26 +301,32 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     uint32_t        first = (uint32_t)(item->arg >> 32), count = (uint32_t)item->arg;
     if (!ref.words)
         return;
-    lock_recall_begin(fs->lock, &ref);
+    struct fs_node *node = fs_node_at(fs, item->key);
+    if (node)
+        atomic_store(&node->shared, 1);
+    if (lock_recall_begin(fs->lock, &ref, scope_of(fs, item->key, first == 0 && count == UINT32_MAX))) {
+        first = 0;
+        count = UINT32_MAX;
+    }
     if (!count) { /* attributes only: waits for nothing */
         fuse_lowlevel_notify_inval_inode(fs->se, item->key, -1, 0);
-        lock_recall_ack(fs->lock, &ref);
+        fs_slip_gate(fs, &ref);
         return;
     }
-    struct fs_job *job = fs_job_new(fs, FS_JOB_DATA, item->key);
+    struct fs_job *job = fs_job_new(FS_JOB_DATA, item->key);
     if (!job)
         return;
     job->acknowledge = true;
     job->first = first;
     job->last = count == UINT32_MAX ? UINT64_MAX : (uint64_t)first + count - 1;
+    fs_job_publish(fs, job);
     fs_job_run_data(fs, job);
     fs_job_release(fs, job);
 }
 
 static bool waits_for_nothing(const struct work_item *item)
 {
-    return item->kind == WORK_LOCK_EVENT || item->kind == WORK_PING || item->kind == WORK_NONE ||
-           (item->kind == WORK_RECALL_DATA && !(uint32_t)item->arg);
+    return item->kind == WORK_LOCK_EVENT || item->kind == WORK_PING || item->kind == WORK_NONE;
 }
 
 static void carry_out(struct fs *fs, const struct work_item *item)
@@ -308,6 +344,9 @@ static void carry_out(struct fs *fs, const struct work_item *item)
         break;
     case WORK_PRUNE:
         prune(fs, item->key);
+        break;
+    case WORK_FORGOTTEN:
+        fs_node_forgotten(fs, item->key);
         break;
     case WORK_EVICT:
         cache_evict(fs->cache, item->key < 1024 ? (uint32_t)item->key : 1024);
@@ -338,6 +377,8 @@ static void *notify_main(void *arg)
         if (task) {
             if (!(notify->head = task->next))
                 notify->tail = &notify->head;
+            if (!notify->led || notify->head)
+                wake_another(fs); /* this thread may be gone for long */
             pthread_mutex_unlock(&notify->mutex);
             task->run(fs, task->arg);
             free(task);

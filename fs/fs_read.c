@@ -11,6 +11,7 @@
  * Why an answer collected before a recall does no harm: the kernel keeps the pages of a READ locked until the answer is in them, and the invalidation waits
  * for that; node->reads tells the invalidation that there are READs to wait for (fs_inval.c).
  */
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -24,6 +25,17 @@ static void reads_begin(struct fs *fs, uint64_t ino)
     struct fs_node *node = fs_node_at(fs, ino);
     if (node)
         atomic_fetch_add(&node->reads, 1);
+}
+
+/* Before the data is collected: a write of this kernel that has not been carried out must know (fs_write.c). */
+static void mark_reread(struct fs *fs, uint64_t ino, uint64_t off, size_t size)
+{
+    struct fs_node *node = fs_node_at(fs, ino);
+    if (!node || !size || !atomic_load_explicit(&node->shared, memory_order_relaxed))
+        return;
+    uint64_t mask = fs_region_mask(off / CACHE_PAGE, (off + size - 1) / CACHE_PAGE);
+    if ((atomic_load(&node->reread) & mask) != mask)
+        atomic_fetch_or(&node->reread, mask);
 }
 
 static void reads_end(struct fs *fs, uint64_t ino)
@@ -41,6 +53,7 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
     size_t       bytes = 0;
     int          result;
 
+    mark_reread(fs, ino, off, size);
     seg_epoch_enter(fs->seg);
     struct cache_inode *inode = cache_inode_at(fs->cache, ino);
     if (!inode)
@@ -97,14 +110,15 @@ static int fetch_pages(struct fs *fs, uint64_t ino, uint64_t first, uint64_t las
     }
     seg_count(fs->seg, SEG_COUNTER_origin_reads, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_read_bytes, got > 0 ? (uint64_t)got : 0);
-    seg_count(fs->seg, SEG_COUNTER_fills, 1);
     /* The file may have shrunk at the origin without our knowing: what the cache cannot hold is answered from the origin. */
     uint64_t expect = attr.size_bytes - first * CACHE_PAGE;
     if (got >= 0 && (uint64_t)got < expect && (uint64_t)got < (uint64_t)fill.count * CACHE_PAGE && !S_ISLNK(attr.mode)) {
         cache_fill_end(fs->cache, &fill, got);
+        cache_fill_release(fs->cache, &fill);
         return got == 0 ? -ENOMEM : 0; /* answer from the origin */
     }
     cache_fill_end(fs->cache, &fill, got);
+    cache_fill_release(fs->cache, &fill);
     return got < 0 ? (int)got : 0;
 }
 
@@ -145,10 +159,11 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
         else if (result == -ENODATA)
             result = fetch_pages(fs, call->ino, missing, last);
         if (result == -EBUSY) {
-            seg_count(fs->seg, SEG_COUNTER_fill_waits, 1);
             result = cache_claim_wait(fs->cache, call->ino, missing, CLAIM_WAIT_MS, NULL, NULL);
         }
-        if (result == -ENOMEM || (result == 0 && ++call->tries > READ_TRIES_MAX)) {
+        if (result == -EAGAIN)
+            sched_yield(); /* a publisher is off the processor */
+        if (result == -ENOMEM || ((result == 0 || result == -EAGAIN) && ++call->tries > READ_TRIES_MAX)) {
             read_around(fs, call);
             break;
         }

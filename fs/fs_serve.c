@@ -58,13 +58,19 @@ static void op_init(void *arg, struct fuse_conn_info *conn)
 {
     struct fs *fs = arg;
     static const uint64_t on[] = {FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO,
-                                  FUSE_CAP_EXPLICIT_INVAL_DATA, FUSE_CAP_HANDLE_KILLPRIV_V2, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_DONT_MASK,
+                                  FUSE_CAP_EXPLICIT_INVAL_DATA, FUSE_CAP_POSIX_ACL, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_DONT_MASK,
                                   FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_ASYNC_DIO};
     /* Not: O_TRUNC inside OPEN (lost when opens are not sent); times and sizes kept by the kernel; pages dropped whenever a time moves; locks answered by us
      * (not yet: the kernel keeps them per mount); splicing (data comes from the segment). */
     static const uint64_t off[] = {FUSE_CAP_ATOMIC_O_TRUNC, FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_POSIX_LOCKS,
                                    FUSE_CAP_FLOCK_LOCKS,    FUSE_CAP_SPLICE_READ,     FUSE_CAP_SPLICE_WRITE,    FUSE_CAP_SPLICE_MOVE,
-                                   FUSE_CAP_HANDLE_KILLPRIV, FUSE_CAP_POSIX_ACL};
+                                   FUSE_CAP_HANDLE_KILLPRIV};
+#ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
+    want(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, true); /* without it each write costs a GETXATTR */
+#endif
+#ifdef FUSE_CAP_DIRECT_IO_ALLOW_MMAP
+    want(conn, FUSE_CAP_DIRECT_IO_ALLOW_MMAP, true); /* files opened with O_APPEND can still be mapped */
+#endif
     for (unsigned i = 0; i < sizeof on / sizeof *on; i++)
         want(conn, on[i], true);
     for (unsigned i = 0; i < sizeof off / sizeof *off; i++)
@@ -111,7 +117,9 @@ static const struct fuse_lowlevel_ops operations = {
     .create = fs_op_create,
     .fallocate = fs_op_fallocate,
     .lseek = fs_op_lseek,
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 15)
     .tmpfile = fs_op_tmpfile,
+#endif
 };
 
 /* ---- mounting ---- */
@@ -136,7 +144,9 @@ static bool choose_uring(const struct fs_config *config, const char **note)
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
     if (kernel_offers_uring())
         return true;
-    if (access("/sys/module/fuse/parameters/enable_uring", F_OK) == 0)
+    if (config->uring == FS_URING_ON) /* insisted on: refuse, with this line as the reason */
+        *note = "FUSE over io_uring is off in this kernel: echo Y > /sys/module/fuse/parameters/enable_uring";
+    else if (access("/sys/module/fuse/parameters/enable_uring", F_OK) == 0)
         *note = "FUSE over io_uring is off in this kernel; to use it: echo Y > /sys/module/fuse/parameters/enable_uring, then mount again";
 #else
     (void)kernel_offers_uring;
@@ -341,6 +351,10 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     block_signals(&signals);
     fs->uring_on = choose_uring(config, &note);
     int result = name_root(fs, err);
+    if (result == 0 && config->uring == FS_URING_ON && !fs->uring_on) {
+        snprintf(err, SEG_ERR_BYTES, "%s", note);
+        result = -EOPNOTSUPP;
+    }
     if (result == 0)
         result = mount_it(fs, err);
     if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_notify_start(fs)) != 0 ||
@@ -363,6 +377,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
         fuse_session_unmount(fs->se);
         fuse_session_destroy(fs->se);
     }
+    fs_lanes_free(fs);
     sem_destroy(&init_done);
     free(fs->node);
     free(fs);

@@ -12,15 +12,23 @@
  * If this member dies: before "at origin" nothing has happened; from then on recovery drops the range of the intent, and readers fetch what the origin has.
  *
  * Write-back of mapped pages (fi->writepage) may be what a recall is waiting for. While another member recalls and this one owes it an acknowledgement, such a WRITE
- * does without the lock: claims first, then the `slipped` mark, then a look whether the acknowledgement is still owed. If it is, the owner has not looked at the mark yet
- * and will recall everybody once more before it writes; if not, the claims are given back and the lock is taken like anyone. (model: tests/model)
+ * does without the lock, its claims alone exclude. The acknowledgement is held back until it is done (fs_slip_begin), so the owner is still recalling, finds the `slipped`
+ * mark and recalls everybody once more before it writes. (model: tests/model/recall_mmap.pml)
  *
- * O_APPEND is placed at the true end; pages the kernel put at a stale end are taken back from it before the answer.
+ * Own pages. The kernel puts the new bytes into its page before it sends the WRITE. If that page is recalled while the WRITE waits here and then read again (by a fault of a mapping,
+ * say), the kernel holds the old bytes, would show them after the write has returned, and would even write them back if the mapping is stored to. So where a
+ * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried out: what a mapping has dirtied comes
+ * first, then the write. A READ that comes between that and the claims makes it start over; later ones wait for the claims.
+ *
+ * O_APPEND is placed at the true end; pages the kernel put at a stale end are taken back from it before the answer. The kernel may cut a buffered write into several
+ * WRITEs at a page it does not have; files opened with O_APPEND are therefore written past its page cache (fs_file.c), so that each append is one WRITE and whole.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "fs_internal.h"
+
+enum { REREAD_TRIES_MAX = 16 };
 
 struct extent { /* one WRITE as it is carried out */
     uint64_t off;
@@ -116,27 +124,64 @@ static bool must_clear_suid(const struct fs_call *call, const struct cache_attr 
     return bears && fuse_req_ctx(call->req)->uid != 0 && !call->fi.writepage;
 }
 
+/* What is to be recalled where the own kernel is, too: the regions whose marks are taken away, or the whole file where a bit stands for several. */
+static uint64_t own_range(const struct extent *extent)
+{
+    uint64_t first = extent->first / FS_REGION_PAGES * FS_REGION_PAGES;
+    uint64_t end = (extent->first + extent->count + FS_REGION_PAGES - 1) / FS_REGION_PAGES * FS_REGION_PAGES;
+    if (end > FS_REGION_PAGES * FS_REGIONS || extent->old_size > FS_REGION_PAGES * FS_REGIONS * (uint64_t)CACHE_PAGE)
+        return UINT32_MAX;
+    return first << 32 | (end - first);
+}
+
+/* No kernel holds the range any more but as the claims allow: others are recalled, the own one where its pages may be older than this write. Write-back (`back`)
+ * is what the own kernel has, and leaves the marks to the writes they are meant for. */
+static int recall_and_claim(struct fs *fs, uint64_t ino, struct lock_ref lock, const struct extent *extent, bool back, const struct cache_attr *attr,
+                            struct cache_write *write)
+{
+    struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
+    struct fs_node    *node = fs_node_at(fs, ino);
+    uint64_t           mask = fs_region_mask(extent->first, extent->first + extent->count - 1);
+
+    for (unsigned tries = 0;; tries++) {
+        bool shared = node && atomic_load(&node->shared);
+        bool own = shared && !back && (atomic_load(&node->reread) & mask);
+        recall.arg = own ? own_range(extent) : extent->first << 32 | extent->count;
+        if (own)
+            atomic_fetch_and(&node->reread, recall.arg == UINT32_MAX ? 0 : ~mask);
+        int result = lock_recall_all(fs->lock, &recall, 1, own);
+        if (result == 0)
+            result = cache_write_begin(fs->cache, ino, extent->first, extent->count, write);
+        if (result != 0)
+            return result;
+        if (back || !node || !atomic_load(&node->shared) || !(atomic_load(&node->reread) & mask) || tries == REREAD_TRIES_MAX)
+            return 0;
+        cache_write_end(fs->cache, write, 0, attr);
+    }
+}
+
 static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref lock, struct extent *extent)
 {
     struct cache_write write;
     struct cache_attr  attr;
     struct origin_ref  ref;
-    uint64_t           off = call->off;
+    bool               append = (call->fi.flags & O_APPEND) && !call->fi.writepage;
     int                result = fs_attr_now(fs, call->ino, &attr);
 
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref);
-    if (result != 0)
-        return result;
-    if ((call->fi.flags & O_APPEND) && !call->fi.writepage)
-        off = attr.size_bytes;
-    extent_set(extent, off, call->size, &attr);
-    extent->clear_suid = must_clear_suid(call, &attr);
-    lock_read_begin(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
-    struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA, .arg = extent->first << 32 | extent->count};
-    result = lock_recall_all(fs->lock, &recall, 1, 0);
-    if (result == 0)
-        result = cache_write_begin(fs->cache, call->ino, extent->first, extent->count, &write);
+    while (result == 0) {
+        extent_set(extent, append ? attr.size_bytes : call->off, call->size, &attr);
+        extent->clear_suid = must_clear_suid(call, &attr);
+        lock_read_begin(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
+        result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &attr, &write);
+        if (result != 0)
+            break;
+        /* What slipped by while we recalled may have moved the end. */
+        if ((result = fs_attr_now(fs, call->ino, &attr)) == 0 && attr.size_bytes == extent->old_size)
+            break;
+        cache_write_end(fs->cache, &write, 0, result == 0 ? &attr : NULL);
+    }
     if (result != 0)
         return result;
     return write_claimed(fs, extent, &write, &ref, call->data, sync_of(call));
@@ -148,31 +193,30 @@ static ssize_t write_slipping(struct fs *fs, struct fs_call *call, struct lock_r
     struct cache_write write;
     struct cache_attr  attr;
     struct origin_ref  ref;
-    int                result = fs_attr_now(fs, call->ino, &attr);
 
+    if (!fs_slip_begin(fs, call->ino, lock.words))
+        return -EDEADLK;
+    ssize_t result = fs_attr_now(fs, call->ino, &attr);
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref);
-    if (result != 0)
-        return result;
-    extent_set(extent, call->off, call->size, &attr);
-    result = cache_write_begin(fs->cache, call->ino, extent->first, extent->count, &write);
-    if (result != 0)
-        return result;
-    lock_slipped(fs->lock, lock.words);
-    if (!lock_recall_owed(fs->lock, lock.words)) {
-        cache_write_end(fs->cache, &write, 0, NULL);
-        return -EDEADLK;
+    if (result == 0) {
+        extent_set(extent, call->off, call->size, &attr);
+        result = cache_write_begin(fs->cache, call->ino, extent->first, extent->count, &write);
     }
-    return write_claimed(fs, extent, &write, &ref, call->data, sync_of(call));
+    if (result == 0)
+        result = write_claimed(fs, extent, &write, &ref, call->data, sync_of(call));
+    fs_slip_end(fs, call->ino, lock.words);
+    return result;
 }
 
-/* An append that the kernel had put elsewhere: what it cached there is wrong. */
+/* An append that the kernel had put elsewhere: what it cached there is wrong, and what it has cached at the true place is old. */
 static void take_back(struct fs *fs, const struct fs_call *call, const struct extent *extent)
 {
     if (extent->off == call->off)
         return;
     uint64_t first = call->off / CACHE_PAGE, last = (call->off + call->size - 1) / CACHE_PAGE;
     fs_inval_data(fs, call->ino, (uint32_t)first, (uint32_t)(last - first + 1));
+    fs_inval_data(fs, call->ino, (uint32_t)extent->first, extent->count);
 }
 
 static void change_write(struct fs *fs, struct fs_call *call)
@@ -182,10 +226,19 @@ static void change_write(struct fs *fs, struct fs_call *call)
 
     do {
         struct lock_ref lock = cache_lock_ref(fs->cache, call->ino);
-        wrote = lock.words ? lock_write_acquire(fs->lock, &lock, call->fi.writepage ? LOCK_MAY_SLIP : 0, NULL, NULL) : -ESTALE;
+        bool back = call->fi.writepage;
+        void *held = NULL;
+        wrote = lock.words ? lock_write_acquire(fs->lock, &lock, back ? LOCK_MAY_SLIP : 0, back ? fs_back_crowded : NULL, fs) : -ESTALE;
+        if (wrote == -EINTR) {
+            fs_call_round(fs, call);
+            return;
+        }
         if (wrote == 0) {
+            if (back)
+                held = fs_inflight_held(fs, call->ino, call->off, call->size);
             wrote = write_locked(fs, call, lock, &extent);
             lock_write_release(fs->lock, &lock);
+            fs_inflight_done(fs, held);
         } else if (wrote == -EDEADLK) {
             wrote = write_slipping(fs, call, lock, &extent);
         }
@@ -193,10 +246,13 @@ static void change_write(struct fs *fs, struct fs_call *call)
     if (wrote > 0)
         take_back(fs, call, &extent);
     fs_inflight_done(fs, call->inflight);
+    struct fs_node *node = call->fi.writepage ? fs_node_at(fs, call->ino) : NULL;
     if (wrote < 0)
         fs_reply_error(call->req, (int)wrote);
     else
         fuse_reply_write(call->req, (size_t)wrote);
+    if (node)
+        atomic_fetch_sub(&node->backs, 1);
 }
 
 void fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off, struct fuse_file_info *fi)
@@ -217,6 +273,9 @@ void fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
     call->size = size;
     call->off = (uint64_t)off;
     call->fi = *fi;
+    struct fs_node *node = fi->writepage ? fs_node_at(fs, ino) : NULL;
+    if (node)
+        atomic_fetch_add(&node->backs, 1);
     if (!fi->writepage)
         call->inflight = fs_inflight_write(fs, ino, (uint64_t)off, size);
     fs_call_queue(fs, call, fi->writepage ? FS_LANE_BACK : FS_LANE_CHANGE);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fs_xattr.c - extended attributes: the origin's, asked each time. The kernel does not cache them, so there is nothing to recall but the inode's ctime, which a
- * change moves.
+ * fs_xattr.c - extended attributes: the origin's, asked each time. The kernel does not cache them, with one exception: ACLs, which it keeps with the attributes and drops when
+ * those are recalled. So a GETXATTR takes an interest like a GETATTR, and a change recalls attributes.
  */
 #include <stdlib.h>
 
@@ -14,8 +14,14 @@ static void fetch_xattr(struct fs *fs, struct fs_call *call)
     struct origin_ref ref;
     struct fs_cred    cred;
     char             *value = call->size ? malloc(call->size) : NULL;
-    ssize_t           got = fs_ref(fs, call->ino, &ref);
+    struct lock_ref   lock = cache_lock_ref(fs->cache, call->ino);
+    ssize_t           got = lock.words ? fs_ref(fs, call->ino, &ref) : -ESTALE;
 
+    if (got == 0 && call->name && lock_read_begin(fs->lock, lock.words) == LOCK_READ_WAIT) {
+        free(value);
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
     fs_cred_get(call->req, &cred);
     if (got == 0 && call->size && !value)
         got = -ENOMEM;

@@ -7,12 +7,16 @@
  *
  * The recall protocol (design: a token per member as in GFS2 and in z/VM's minidisk cache; model: tests/model/recall*.pml). Letters name the
  * ordering pairs; all are seq_cst because each is one half of a store-then-load on two words:
- *   reader:  (R1) set the own interest bit   (R2) load owner, owed
+ *   reader:  (R1) set the own interest and touched bits   (R2) load owner, owed
  *   writer:  (W1) owner := RECALLING  (W2) load interest, owed |= others, post recalls, wait for owed == 0
- *            (W3) owner := WRITING    (W4) load interest: a new bit -> back to W1
- *   acker:   (A1) clear the own interest bit  (A2) the kernel invalidates  (A3) clear the own owed bit
+ *            (W3) owner := WRITING    (W4) load touched: somebody has -> recall those again, from W1
+ *   acker:   (A1) clear the own touched bit  (A2) the kernel invalidates  (A3) clear the own owed bit
  * R1/R2 against W3/W4: either the reader sees WRITING and waits, or the writer sees the bit and recalls again. So when a write
  * returns, no kernel holds what it replaced.
+ *
+ * Recalls name a part (pages, one name), and the kernel keeps the rest: so interest stays set, and only touched is cleared in A1. A member that is recalled again without
+ * having asked for anything in between gives up everything it holds of the inode, and its interest with it (lock_recall_begin): from then on writers send it
+ * nothing. One bitmap for both would lose the rest: a later write elsewhere in the file would find no interest and recall nobody.
  *
  * The law: a recall is answered without any other request making progress. Readers that find RECALLING while their member owes
  * an acknowledgement answer at once with the old data.
@@ -40,7 +44,8 @@ struct lock_mgr;
 
 struct lock_config {
     unsigned recall_timeout_ms;
-    /* Called without any lock held but the caller's inode locks: settle everything member `who` held (fence it first). Must be idempotent. */
+    /* Called without any lock held but the caller's inode locks, so hand it to another thread if it takes locks that come before those: settle everything
+     * member `who` held (fence it first). Must be idempotent. May return before it is done: whoever called looks again. */
     void (*dead)(void *arg, seg_who who);
     void *dead_arg;
     /* The words of an inode by node id, or NULL when that id is gone (for lock_event). */
@@ -58,17 +63,18 @@ struct lock_ref {
 };
 
 enum lock_acquire_flags {
-    LOCK_MAY_SLIP = 1, /* answer -EDEADLK as soon as another member is RECALLING and this member owes it an acknowledgement */
+    LOCK_MAY_SLIP = 1, /* answer -EDEADLK as soon as the owner is RECALLING and this member owes an acknowledgement, also if it is the owner itself */
     LOCK_TRY = 2,      /* -EBUSY instead of waiting */
 };
 
 /*
  * Takes the write lock of one inode: phase RECALLING, own interest bit unchanged. Threads of one member exclude each other too. Interrupted
  * waits: `stop` (may be NULL) is polled at every wake; non-zero ends with -EINTR. 0, -EINTR, -EDEADLK (LOCK_MAY_SLIP), -EBUSY (LOCK_TRY),
- * -EIO (the own incarnation has been fenced).
+ * -EIO (the own incarnation has been fenced), -ESTALE (words is NULL), -EUCLEAN (the lock word makes no sense).
  */
 int lock_write_acquire(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned flags, bool (*stop)(void *), void *stop_arg);
-/* The same for several inodes: sorts by id, drops doubles (id 0 is ignored), takes them lower index (low 32 bits of the id) first. */
+/* The same for several inodes: sorts by id, drops doubles (id 0 is ignored), takes them lower index (low 32 bits of the id) first.
+ * All or none. -ESTALE also when two of them are different lives of one record. */
 int lock_write_acquire_set(struct lock_mgr *mgr, struct lock_ref *refs, unsigned count, bool (*stop)(void *), void *stop_arg);
 
 /* What to take back from the other kernels before the change; one per locked inode. */
@@ -81,11 +87,11 @@ struct lock_recall {
  * W1..W4 for all of `recalls` (several may name the same inode; every inode locked for the change should be named): when it returns 0, all
  * those inodes are WRITING and no other kernel holds anything of what was named, nor can get it before the release.
  * self: bitmap of recalls (by position) that are posted to the own member too (its kernel holds something wrong). If `slipped` was set meanwhile, everything of that
- * inode is recalled from everyone, self included, once more. May block for recall_timeout_ms; -EIO when the own incarnation is fenced.
+ * inode is recalled from everyone, self included, once more. A recall of the own kernel leaves the own interest bit set. May block for recall_timeout_ms; -EIO when the own incarnation is fenced.
  */
 int lock_recall_all(struct lock_mgr *mgr, const struct lock_recall *recalls, unsigned count, uint64_t self);
 
-/* Releases: hands over to a starving member or wakes one waiting member (round robin from the own slot); readers that wait are woken too. */
+/* Releases (a fenced owner does not: recovery frees what it held): hands over to a starving member or wakes one waiting member (round robin from the own slot); readers that wait are woken too. */
 void lock_write_release(struct lock_mgr *mgr, const struct lock_ref *ref);
 void lock_write_release_set(struct lock_mgr *mgr, const struct lock_ref *refs, unsigned count);
 bool lock_write_held(const struct lock_mgr *mgr, const struct lock_shared *words); /* by this member (assertions) */
@@ -99,12 +105,14 @@ enum lock_read { LOCK_READ_GO = 0, LOCK_READ_WAIT = 1 };
 enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words);
 /* Would lock_read_begin say GO, without taking an interest (replies that are granted no caching)? Same answers. */
 enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words);
-int            lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop)(void *), void *stop_arg); /* 0, -EINTR, -EIO */
+int            lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop)(void *), void *stop_arg); /* 0, -EINTR, -EIO, -EUCLEAN */
 /* The kernel holds nothing of the inode any more (forget): clears the own bit. */
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
 
-/* Recalled member's side: A1 and A3. Between them the caller has the kernel invalidate. */
-void lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref);
+/* Recalled member's side: A1 and A3. Between them the caller has the kernel invalidate. PART: what the recall names is dropped, the rest stays. SHRINK: alike, but true is returned, and
+ * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). */
+enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL };
+bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope);
 void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref);
 bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *words); /* does this member owe one? */
 void lock_slipped(struct lock_mgr *mgr, struct lock_shared *words);                 /* after a write that did not hold the lock */

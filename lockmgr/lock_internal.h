@@ -27,9 +27,25 @@ static inline unsigned lock_word_phase(uint64_t w) { return (unsigned)(w >> 8 & 
 static inline uint32_t lock_word_incarnation(uint64_t w) { return (uint32_t)(w >> 32); }
 static inline seg_who  lock_word_who(uint64_t w) { return seg_who_make(lock_word_slot(w), lock_word_incarnation(w)); }
 
+/* False: a peer's nonsense, which nobody will ever release. */
+static inline bool lock_word_is_sane(uint64_t w)
+{
+    unsigned phase = lock_word_phase(w);
+    return !w || (lock_word_slot(w) < SEG_MEMBERS_MAX && phase > LOCK_IDLE && phase <= LOCK_GRANTED);
+}
+
 static inline uint64_t lock_own_word(const struct lock_mgr *mgr, unsigned phase)
 {
     return lock_word(mgr->self_slot, phase, seg_self_incarnation(mgr->seg));
+}
+
+static inline void lock_cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
 }
 
 /* lock_wait.c: one bounded sleep for an event of `words`. The caller reads the event word first, then its condition, then sleeps. */
@@ -37,9 +53,9 @@ uint32_t lock_wait_prepare(struct lock_mgr *mgr, struct lock_shared *words);
 void     lock_wait_sleep(struct lock_mgr *mgr, struct lock_shared *words, uint32_t event, unsigned ms);
 void     lock_wake(struct lock_mgr *mgr, const struct lock_ref *ref);
 uint64_t lock_now_ms(void);
-/* If member `slot` with `incarnation` is gone (or no such member can be): settles it through the callback; true when it did. */
+/* If member `slot` with `incarnation` is gone: has it settled through the callback (which may still be at it) and answers true. */
 bool lock_settle_if_dead(struct lock_mgr *mgr, unsigned slot, uint32_t incarnation);
-/* Settles `slot` whatever it does: fences it first. */
-void lock_settle(struct lock_mgr *mgr, unsigned slot);
+/* Fences that life of a member, whatever it does, and has it settled. Never the own member. */
+void lock_settle(struct lock_mgr *mgr, seg_who who);
 
 #endif

@@ -45,11 +45,14 @@ void lock_publish_enter(struct lock_mgr *mgr, struct lock_shared *words)
         if (!seen)
             continue;
         if (tries % 64)
-            __builtin_ia32_pause();
+            lock_cpu_relax();
         else
             sched_yield();
-        if (tries % 4096 == 0 && seen != self)
+        if (tries % 4096 == 0 && seen != self) {
+            lock_rank_pop(LOCK_RANK_INODE_PUBLISH); /* not held: settling takes locks below it */
             lock_settle_if_dead(mgr, seg_who_slot(seen), seg_who_incarnation(seen));
+            lock_rank_push(LOCK_RANK_INODE_PUBLISH);
+        }
     }
 }
 
@@ -61,24 +64,36 @@ void lock_publish_exit(struct lock_mgr *mgr, struct lock_shared *words)
     lock_rank_pop(LOCK_RANK_INODE_PUBLISH);
 }
 
+/*
+ * Takes the write lock from a dead owner and frees it. It passes through the own hands, so that `owed` is cleared while nobody else can be its owner: the dead
+ * one, if it is only fenced, may give the lock up by itself at any moment, and then the bits are the next writer's. If we die in between, we are the dead owner.
+ */
+static bool owner_recover(struct lock_mgr *mgr, struct lock_shared *words, unsigned slot)
+{
+    uint64_t owner = atomic_load_explicit(&words->owner, memory_order_acquire); /* pairs with W1, W3 and the release */
+    uint64_t mine = lock_own_word(mgr, LOCK_RECALLING);
+    if (!owner || lock_word_slot(owner) != slot || !atomic_compare_exchange_strong(&words->owner, &owner, mine))
+        return false;
+    /* Acknowledgements owed to the dead writer are owed to nobody: the next writer starts with a clean word. */
+    atomic_store_explicit(&words->owed, 0, memory_order_relaxed);
+    atomic_compare_exchange_strong(&words->owner, &mine, 0);
+    return true;
+}
+
 bool lock_recover(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned slot)
 {
     struct lock_shared *words = ref->words;
     uint64_t            bit = 1ull << slot;
-    bool                was_owner = false;
 
+    atomic_fetch_and_explicit(&words->touched, ~bit, memory_order_seq_cst);
     atomic_fetch_and_explicit(&words->interest, ~bit, memory_order_seq_cst);
     atomic_fetch_and_explicit(&words->starving, ~bit, memory_order_relaxed);
+    atomic_fetch_and_explicit(&words->waiters, ~bit, memory_order_relaxed);
     uint64_t owed = atomic_fetch_and_explicit(&words->owed, ~bit, memory_order_seq_cst);
     uint64_t publish = atomic_load_explicit(&words->publish, memory_order_relaxed);
     if (publish && seg_who_slot(publish) == slot)
         atomic_compare_exchange_strong(&words->publish, &publish, 0);
-    uint64_t owner = atomic_load_explicit(&words->owner, memory_order_acquire);
-    if (owner && lock_word_slot(owner) == slot) {
-        /* Acknowledgements owed to the dead writer are owed to nobody: the next writer starts with a clean word. */
-        atomic_store_explicit(&words->owed, 0, memory_order_relaxed);
-        was_owner = atomic_compare_exchange_strong(&words->owner, &owner, 0);
-    }
+    bool was_owner = owner_recover(mgr, words, slot);
     if (was_owner || (owed & bit) || publish)
         lock_wake(mgr, ref);
     return was_owner;
@@ -91,7 +106,7 @@ int lock_check(const struct seg *seg, const struct lock_shared *words, bool quie
     uint64_t publish = atomic_load(&words->publish);
     uint64_t bits = atomic_load(&words->interest);
 
-    if (owner && (lock_word_slot(owner) >= SEG_MEMBERS_MAX || lock_word_phase(owner) > LOCK_GRANTED)) {
+    if (!lock_word_is_sane(owner)) {
         snprintf(err, err_size, "write lock word %#llx makes no sense", (unsigned long long)owner);
         return -EUCLEAN;
     }

@@ -33,9 +33,11 @@ enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words)
 {
     if (!may_answer(mgr, words)) /* R0 */
         return LOCK_READ_WAIT;
-    if (atomic_load_explicit(&words->interest, memory_order_seq_cst) & mgr->self_bit)
+    uint64_t both = atomic_load_explicit(&words->interest, memory_order_seq_cst) & atomic_load_explicit(&words->touched, memory_order_seq_cst);
+    if (both & mgr->self_bit)
         return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
-    atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst); /* R1 */
+    atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst); /* R1: interest first, W4 looks at touched */
+    atomic_fetch_or_explicit(&words->touched, mgr->self_bit, memory_order_seq_cst);
     return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;                   /* R2 */
 }
 
@@ -54,6 +56,8 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop
         if (now - looked >= LOCK_POLL_MS) {
             uint64_t owner = atomic_load_explicit(&ref->words->owner, memory_order_relaxed);
             looked = now;
+            if (!lock_word_is_sane(owner))
+                return -EUCLEAN;
             if (owner)
                 lock_settle_if_dead(mgr, lock_word_slot(owner), lock_word_incarnation(owner));
         }
@@ -63,8 +67,11 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop
 
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    if (atomic_load_explicit(&words->interest, memory_order_relaxed) & mgr->self_bit)
-        atomic_fetch_and_explicit(&words->interest, ~mgr->self_bit, memory_order_seq_cst);
+    uint64_t either = atomic_load_explicit(&words->interest, memory_order_relaxed) | atomic_load_explicit(&words->touched, memory_order_relaxed);
+    if (!(either & mgr->self_bit))
+        return;
+    atomic_fetch_and_explicit(&words->touched, ~mgr->self_bit, memory_order_seq_cst);
+    atomic_fetch_and_explicit(&words->interest, ~mgr->self_bit, memory_order_seq_cst);
 }
 
 bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *words)
@@ -72,10 +79,14 @@ bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *word
     return atomic_load_explicit(&words->owed, memory_order_seq_cst) & mgr->self_bit;
 }
 
-void lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref)
+bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope)
 {
-    atomic_fetch_and_explicit(&ref->words->interest, ~mgr->self_bit, memory_order_seq_cst); /* A1 */
+    uint64_t before = atomic_fetch_and_explicit(&ref->words->touched, ~mgr->self_bit, memory_order_seq_cst); /* A1 */
+    bool     all = scope == LOCK_SCOPE_ALL || (scope == LOCK_SCOPE_SHRINK && !(before & mgr->self_bit));
+    if (all)
+        atomic_fetch_and_explicit(&ref->words->interest, ~mgr->self_bit, memory_order_seq_cst);
     lock_wake(mgr, ref); /* readers of this member that wait may answer now, and must: the kernel's invalidation waits for their pages */
+    return all;
 }
 
 void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref)

@@ -4,7 +4,8 @@
  *
  * Several recalls may name one inode (a rename inside one directory has two names). A member owes one acknowledgement per inode at a time, so the
  * recalls of one inode go out one after another, each to the members that were interested when the first went out; those of different inodes go out
- * together. When all have come in, the phases become WRITING, and then interest is looked at once more (W4).
+ * together. When all have come in, the phases become WRITING, and then who has touched the inode is looked at (W4). If the own kernel was recalled, too, A1
+ * has cleared the own interest bit; it is set again, because that kernel keeps what its own write puts there.
  *
  * Who does not answer: a dead member is settled (its bits cleared by recovery); one that lets recall_timeout_ms pass is fenced and settled alike; the wait
  * then goes on with the others. The own death in here leaves owed bits behind; recovery of the owner clears them (lock_recover).
@@ -13,11 +14,11 @@
 
 #include "lock_internal.h"
 
-enum { POST_WAIT_MS = 20, RECALLS_MAX = 16 };
+enum { POST_WAIT_MS = 20, POST_AGAIN_MS = 1000, RECALLS_MAX = 16 };
 
 struct round {
-    const struct lock_recall *recall[RECALLS_MAX]; /* at most one per inode */
-    unsigned                  count;
+    unsigned index[RECALLS_MAX]; /* of recalls; at most one per inode */
+    unsigned count;
 };
 
 static void set_phase(struct lock_mgr *mgr, struct lock_shared *words, unsigned phase)
@@ -45,6 +46,31 @@ static int post_recall(struct lock_mgr *mgr, unsigned slot, const struct lock_re
     }
 }
 
+/*
+ * A life that is over holds nothing and owes nothing. The slot's next life may have begun meanwhile and set the bits for itself: then they stay, and W4
+ * sees them. gone: the life that was found to be over; 0: nobody was at work there.
+ */
+static void forget(struct lock_mgr *mgr, struct lock_shared *words, unsigned slot, seg_who gone)
+{
+    uint64_t bit = 1ull << slot;
+    uint32_t incarnation = 0;
+    if (slot != mgr->self_slot) {
+        atomic_fetch_and_explicit(&words->touched, ~bit, memory_order_seq_cst);
+        atomic_fetch_and_explicit(&words->interest, ~bit, memory_order_seq_cst);
+        if (seg_member_state(mgr->seg, slot, &incarnation) == SEG_ACTIVE && seg_who_make(slot, incarnation) != gone) {
+            atomic_fetch_or_explicit(&words->interest, bit, memory_order_seq_cst);
+            atomic_fetch_or_explicit(&words->touched, bit, memory_order_seq_cst);
+        }
+    }
+    atomic_fetch_and_explicit(&words->owed, ~bit, memory_order_seq_cst);
+}
+
+static seg_who who_is_active(struct lock_mgr *mgr, unsigned slot)
+{
+    uint32_t incarnation = 0;
+    return seg_member_state(mgr->seg, slot, &incarnation) == SEG_ACTIVE ? seg_who_make(slot, incarnation) : 0;
+}
+
 /* Sends one recall to the members in `targets`; those that are not at work any more owe nothing and hold nothing. */
 static int send_recall(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_t targets)
 {
@@ -52,14 +78,14 @@ static int send_recall(struct lock_mgr *mgr, const struct lock_recall *recall, u
     atomic_fetch_or_explicit(&words->owed, targets, memory_order_seq_cst); /* before the item: an acknowledgement must find its bit */
     for (uint64_t left = targets; left; left &= left - 1) {
         unsigned slot = (unsigned)__builtin_ctzll(left);
+        seg_who  who = who_is_active(mgr, slot);
         int      result = post_recall(mgr, slot, recall);
         if (result == -EIO)
             return -EIO;
-        if (result == -ETIMEDOUT)
-            lock_settle(mgr, slot);
+        if (result && result != -ESRCH)
+            lock_settle(mgr, who); /* its inbox stays full, or is nonsense */
         if (result) {
-            atomic_fetch_and_explicit(&words->owed, ~(1ull << slot), memory_order_seq_cst);
-            atomic_fetch_and_explicit(&words->interest, ~(1ull << slot), memory_order_seq_cst);
+            forget(mgr, words, slot, who);
             continue;
         }
         seg_count(mgr->seg, SEG_COUNTER_recalls_sent, 1);
@@ -67,28 +93,33 @@ static int send_recall(struct lock_mgr *mgr, const struct lock_recall *recall, u
     return 0;
 }
 
-/* After a while without an answer: send again (a late producer may have spoilt the item), settle the dead, fence the silent. */
+/* After a while without an answer: settles the dead, fences the silent. */
 static void urge(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_t owed, bool expired)
 {
     for (; owed; owed &= owed - 1) {
         unsigned slot = (unsigned)__builtin_ctzll(owed);
-        uint32_t incarnation = 0;
-        enum seg_member_state state = seg_member_state(mgr->seg, slot, &incarnation);
-        if (slot == mgr->self_slot && !expired)
+        seg_who  who = who_is_active(mgr, slot);
+        bool     is_gone = !who || lock_settle_if_dead(mgr, slot, seg_who_incarnation(who));
+        if (!is_gone && !expired)
             continue;
-        if (state != SEG_ACTIVE || lock_settle_if_dead(mgr, slot, incarnation) || expired) {
-            if (state == SEG_ACTIVE && expired && slot != mgr->self_slot)
-                lock_settle(mgr, slot);
-            atomic_fetch_and_explicit(&recall->ref.words->interest, ~(1ull << slot), memory_order_seq_cst);
-            atomic_fetch_and_explicit(&recall->ref.words->owed, ~(1ull << slot), memory_order_seq_cst);
-        }
+        if (!is_gone)
+            lock_settle(mgr, who);
+        forget(mgr, recall->ref.words, slot, who);
     }
+}
+
+/* A late producer may have spoilt the item. */
+static void post_again(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_t owed)
+{
+    struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg};
+    for (; owed; owed &= owed - 1)
+        work_post(mgr->work, (unsigned)__builtin_ctzll(owed), &item, true);
 }
 
 static int wait_acks(struct lock_mgr *mgr, const struct lock_recall *recall)
 {
     struct lock_shared *words = recall->ref.words;
-    uint64_t            start = lock_now_ms(), urged = start;
+    uint64_t            start = lock_now_ms(), urged = start, posted = start;
     for (;;) {
         uint32_t event = lock_wait_prepare(mgr, words);
         uint64_t owed = atomic_load_explicit(&words->owed, memory_order_seq_cst);
@@ -102,9 +133,9 @@ static int wait_acks(struct lock_mgr *mgr, const struct lock_recall *recall)
             urge(mgr, recall, owed, now - start >= mgr->config.recall_timeout_ms);
             if (!(owed = atomic_load_explicit(&words->owed, memory_order_seq_cst)))
                 return 0;
-            for (uint64_t left = owed; left && (now - start) % 1000 < LOCK_POLL_MS && now - start >= 1000; left &= left - 1) {
-                struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg};
-                work_post(mgr->work, (unsigned)__builtin_ctzll(left), &item, true);
+            if (now - posted >= POST_AGAIN_MS) {
+                posted = now;
+                post_again(mgr, recall, owed);
             }
         }
         lock_wait_sleep(mgr, words, event, LOCK_POLL_MS);
@@ -120,55 +151,72 @@ static void pick_round(const struct lock_recall *recalls, unsigned count, unsign
         for (unsigned j = 0; j < i; j++)
             earlier += recalls[j].ref.id == recalls[i].ref.id;
         if (earlier == n && recalls[i].ref.id)
-            round->recall[round->count++] = &recalls[i];
+            round->index[round->count++] = i;
     }
 }
 
-static int recall_round(struct lock_mgr *mgr, const struct round *round, const uint64_t *targets)
+static int recall_round(struct lock_mgr *mgr, const struct lock_recall *recalls, const struct round *round, const uint64_t *targets)
 {
     int result = 0;
     for (unsigned i = 0; i < round->count && !result; i++)
-        if (targets[i])
-            result = send_recall(mgr, round->recall[i], targets[i]);
+        if (targets[round->index[i]])
+            result = send_recall(mgr, &recalls[round->index[i]], targets[round->index[i]]);
     for (unsigned i = 0; i < round->count && !result; i++)
-        if (targets[i])
-            result = wait_acks(mgr, round->recall[i]);
+        if (targets[round->index[i]])
+            result = wait_acks(mgr, &recalls[round->index[i]]);
     return result;
 }
 
 static uint64_t others_interested(struct lock_mgr *mgr, const struct lock_shared *words)
 {
-    return atomic_load_explicit(&words->interest, memory_order_seq_cst) & ~mgr->self_bit; /* W2, W4 */
+    return atomic_load_explicit(&words->interest, memory_order_seq_cst) & ~mgr->self_bit; /* W2 */
 }
 
-/* All recalls once, to those interested now. Returns 1 when anybody was asked, 0 when nobody was, or -errno. */
-static int recall_interested(struct lock_mgr *mgr, const struct lock_recall *recalls, unsigned count, uint64_t self)
+static uint64_t others_touched(struct lock_mgr *mgr, const struct lock_shared *words)
 {
-    struct round first, later;
-    uint64_t     targets[RECALLS_MAX] = {0}, asked = 0;
+    return atomic_load_explicit(&words->touched, memory_order_seq_cst) & ~mgr->self_bit; /* W4 */
+}
 
-    pick_round(recalls, count, 0, &first);
-    for (unsigned i = 0; i < first.count; i++) {
-        targets[i] = others_interested(mgr, first.recall[i]->ref.words);
-        if (self >> (first.recall[i] - recalls) & 1)
-            targets[i] |= mgr->self_bit;
+/*
+ * Whom each recall goes to: those interested, or when it is done again, those who have asked for something meanwhile. All recalls of one inode go to the same members,
+ * whatever bits are set meanwhile: one that got a part of them would keep what the others name. Returns whether anybody is to be asked.
+ */
+static bool pick_targets(struct lock_mgr *mgr, const struct lock_recall *recalls, unsigned count, uint64_t self, bool again, uint64_t *targets)
+{
+    uint64_t others[RECALLS_MAX], asked = 0;
+    for (unsigned i = 0; i < count; i++) {
+        unsigned first = 0;
+        while (recalls[first].ref.id != recalls[i].ref.id)
+            first++;
+        targets[i] = 0;
+        if (!recalls[i].ref.id)
+            continue;
+        others[i] = first < i ? others[first] : (again ? others_touched : others_interested)(mgr, recalls[i].ref.words);
+        targets[i] = others[i] | (self >> i & 1 ? mgr->self_bit : 0);
         asked |= targets[i];
     }
-    if (!asked)
+    return asked != 0;
+}
+
+/* All recalls once. Returns 1 when anybody was asked, 0 when nobody was, or -errno. */
+static int recall_interested(struct lock_mgr *mgr, const struct lock_recall *recalls, unsigned count, uint64_t self, bool again)
+{
+    struct round round;
+    uint64_t     targets[RECALLS_MAX];
+    int          result = 0;
+
+    if (!pick_targets(mgr, recalls, count, self, again, targets))
         return 0;
     seg_count(mgr->seg, SEG_COUNTER_recall_rounds, 1);
-    int result = recall_round(mgr, &first, targets);
-    for (unsigned n = 1; !result; n++) {
-        uint64_t same[RECALLS_MAX] = {0};
-        pick_round(recalls, count, n, &later);
-        if (!later.count)
+    for (unsigned n = 0; !result; n++) {
+        pick_round(recalls, count, n, &round);
+        if (!round.count)
             break;
-        for (unsigned i = 0; i < later.count; i++)
-            for (unsigned j = 0; j < first.count; j++)
-                if (first.recall[j]->ref.id == later.recall[i]->ref.id)
-                    same[i] = targets[j];
-        result = recall_round(mgr, &later, same);
+        result = recall_round(mgr, recalls, &round, targets);
     }
+    for (unsigned i = 0; i < count && !result; i++)
+        if (targets[i] & mgr->self_bit)
+            atomic_fetch_or_explicit(&recalls[i].ref.words->interest, mgr->self_bit, memory_order_seq_cst);
     return result ? result : 1;
 }
 
@@ -182,7 +230,7 @@ static int recall_slipped(struct lock_mgr *mgr, const struct lock_recall *recall
         all.kind = WORK_RECALL_DATA;
         all.arg = UINT32_MAX; /* from page 0 to the end */
         set_phase(mgr, all.ref.words, LOCK_RECALLING);
-        int result = recall_interested(mgr, &all, 1, 1);
+        int result = recall_interested(mgr, &all, 1, 1, false);
         if (result < 0)
             return result;
     }
@@ -193,20 +241,20 @@ int lock_recall_all(struct lock_mgr *mgr, const struct lock_recall *recalls, uns
 {
     if (count > RECALLS_MAX)
         return -EINVAL;
-    for (;;) {
-        int result = recall_interested(mgr, recalls, count, self);
+    for (bool again = false;;) {
+        int result = recall_interested(mgr, recalls, count, self, again);
         self = 0; /* the own kernel is asked once */
         if (result >= 0)
             result = recall_slipped(mgr, recalls, count);
         if (result < 0)
             return result;
-        bool again = false;
+        again = false;
         for (unsigned i = 0; i < count; i++)
             if (recalls[i].ref.id)
                 set_phase(mgr, recalls[i].ref.words, LOCK_WRITING);
         for (unsigned i = 0; i < count; i++) {
             struct lock_shared *words = recalls[i].ref.words;
-            if (recalls[i].ref.id && (others_interested(mgr, words) || atomic_load_explicit(&words->slipped, memory_order_seq_cst)))
+            if (recalls[i].ref.id && (others_touched(mgr, words) || atomic_load_explicit(&words->slipped, memory_order_seq_cst)))
                 again = true;
         }
         if (!again)

@@ -25,13 +25,13 @@ enum lock_phase { LOCK_IDLE = 0, LOCK_RECALLING = 1, LOCK_WRITING = 2, LOCK_GRAN
 struct lock_shared { /* SHARED */
     _Alignas(64) _Atomic uint64_t owner; /* (a) see above                                                        */
     _Atomic uint64_t interest;           /* (a) bit n: member n's kernel may cache something of it               */
+    _Atomic uint64_t touched;            /* (a) bit n: and has asked for something since it was last recalled    */
     _Atomic uint64_t owed;               /* (a) bit n: member n has been recalled and not yet acknowledged       */
     _Atomic uint64_t waiters;            /* (a) bit n: somebody at member n waits for an event of this lock      */
     _Atomic uint64_t starving;           /* (a) bit n: member n has waited long: it is handed the lock           */
     _Atomic uint64_t publish;            /* (a) spin lock: who holds it (slot + 1 | incarnation << 32), 0: free  */
     _Atomic uint32_t slipped;            /* (a) write-back slipped by while the owner was recalling: recall again */
     _Atomic uint32_t event;              /* (a) moves with every change somebody may wait for; the futex word     */
-    uint8_t          zero[8];
 };
 static_assert(sizeof(struct lock_shared) == 64, "layout v1");
 

@@ -29,6 +29,7 @@ uint64_t lock_now_ms(void)
 uint32_t lock_wait_prepare(struct lock_mgr *mgr, struct lock_shared *words)
 {
     atomic_fetch_or_explicit(&words->waiters, mgr->self_bit, memory_order_seq_cst); /* S1 */
+    atomic_thread_fence(memory_order_seq_cst); /* S1 before S3, whatever order the condition is loaded with; pairs with the fence in lock_wake */
     return atomic_load_explicit(&words->event, memory_order_seq_cst);               /* S2 */
 }
 
@@ -37,7 +38,7 @@ void lock_wait_sleep(struct lock_mgr *mgr, struct lock_shared *words, uint32_t e
     for (unsigned i = 0; i < mgr->spin; i++) {
         if (atomic_load_explicit(&words->event, memory_order_acquire) != event)
             return;
-        __builtin_ia32_pause();
+        lock_cpu_relax();
     }
     struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
     syscall(SYS_futex, &words->event, FUTEX_WAIT, event, &ts, NULL, 0); /* S4 */
@@ -105,12 +106,16 @@ int lock_wait_for(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*ready
     }
 }
 
-void lock_settle(struct lock_mgr *mgr, unsigned slot)
+/* The fence comes first and here: the callback may hand the work on and return before it is done. */
+void lock_settle(struct lock_mgr *mgr, seg_who who)
 {
-    uint32_t incarnation = 0;
-    seg_member_state(mgr->seg, slot, &incarnation);
+    unsigned slot = seg_who_slot(who);
+    if (slot >= SEG_MEMBERS_MAX || slot == mgr->self_slot)
+        return;
+    if (seg_member_fence(mgr->seg, slot, seg_who_incarnation(who)))
+        seg_count(mgr->seg, SEG_COUNTER_fences, 1);
     if (mgr->config.dead)
-        mgr->config.dead(mgr->config.dead_arg, seg_who_make(slot, incarnation));
+        mgr->config.dead(mgr->config.dead_arg, who);
 }
 
 bool lock_settle_if_dead(struct lock_mgr *mgr, unsigned slot, uint32_t incarnation)

@@ -22,25 +22,30 @@ static bool cas_owner(struct lock_shared *words, uint64_t from, uint64_t to)
 /* One attempt: free, or handed to this member. */
 static bool try_take(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    uint64_t seen = atomic_load_explicit(&words->owner, memory_order_relaxed);
+    uint64_t seen = atomic_load_explicit(&words->owner, memory_order_seq_cst); /* S3 of lock_wait.c */
     if (seen == 0 || seen == lock_own_word(mgr, LOCK_GRANTED))
         return cas_owner(words, seen, lock_own_word(mgr, LOCK_RECALLING));
     return false;
 }
 
+/* Whoever owns it, this member too: it may have recalled its own kernel, which then writes back before it drops. */
 static bool must_slip(const struct lock_mgr *mgr, const struct lock_shared *words)
 {
     uint64_t owner = atomic_load_explicit(&words->owner, memory_order_seq_cst);
-    return owner && lock_word_slot(owner) != mgr->self_slot && lock_word_phase(owner) == LOCK_RECALLING &&
-           lock_recall_owed(mgr, words);
+    return owner && lock_word_phase(owner) == LOCK_RECALLING && lock_recall_owed(mgr, words);
 }
 
-/* Looks after an owner that does not move: dead, or a grant that nobody takes up. `grant_ms` remembers since when a grant has stood. */
-static void look_after_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t *grant_word, uint64_t *grant_ms)
+/*
+ * Looks after an owner that does not move: dead, or a grant that nobody takes up. `grant_ms` remembers since when a grant has stood. -EUCLEAN: the word
+ * makes no sense, and nobody will change it.
+ */
+static int look_after_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t *grant_word, uint64_t *grant_ms)
 {
     uint64_t owner = atomic_load_explicit(&ref->words->owner, memory_order_relaxed);
+    if (!lock_word_is_sane(owner))
+        return -EUCLEAN;
     if (!owner)
-        return;
+        return 0;
     if (lock_word_phase(owner) == LOCK_GRANTED) {
         if (*grant_word != owner) {
             *grant_word = owner;
@@ -48,16 +53,25 @@ static void look_after_owner(struct lock_mgr *mgr, const struct lock_ref *ref, u
         } else if (lock_now_ms() - *grant_ms > LOCK_STALE_GRANT_MS && cas_owner(ref->words, owner, 0)) {
             lock_wake(mgr, ref);
         }
-        return;
+        return 0;
     }
     *grant_word = 0;
     lock_settle_if_dead(mgr, lock_word_slot(owner), lock_word_incarnation(owner));
+    return 0;
+}
+
+/* Nobody here wants it any more, or may have it: what this member holds in `phase`, having changed nothing, is free. */
+static void give_back(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned phase)
+{
+    if (cas_owner(ref->words, lock_own_word(mgr, phase), 0))
+        lock_wake(mgr, ref);
 }
 
 static int wait_and_take(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned flags, bool (*stop)(void *), void *stop_arg)
 {
     struct lock_shared *words = ref->words;
     uint64_t            start = lock_now_ms(), looked = start, grant_word = 0, grant_ms = 0;
+    bool                starves = false;
     int                 result = 0;
 
     seg_count(mgr->seg, SEG_COUNTER_lock_waits, 1);
@@ -78,14 +92,23 @@ static int wait_and_take(struct lock_mgr *mgr, const struct lock_ref *ref, unsig
             break;
         }
         uint64_t now = lock_now_ms();
-        if (now - start >= LOCK_STARVE_MS)
+        if (now - start >= LOCK_STARVE_MS) {
+            starves = true;
             atomic_fetch_or_explicit(&words->starving, mgr->self_bit, memory_order_relaxed);
+        }
         if (now - looked >= LOCK_POLL_MS) {
             looked = now;
-            look_after_owner(mgr, ref, &grant_word, &grant_ms);
+            result = look_after_owner(mgr, ref, &grant_word, &grant_ms);
+            if (result)
+                break;
         }
         lock_wait_sleep(mgr, words, event, now - start < LOCK_STARVE_MS ? LOCK_STARVE_MS : LOCK_POLL_MS);
     }
+    /* A bit left behind would have the lock handed to nobody. Others of this member that starve set it again. */
+    if (starves)
+        atomic_fetch_and_explicit(&words->starving, ~mgr->self_bit, memory_order_relaxed);
+    if (result)
+        give_back(mgr, ref, LOCK_GRANTED);
     return result;
 }
 
@@ -100,13 +123,19 @@ int lock_write_acquire(struct lock_mgr *mgr, const struct lock_ref *ref, unsigne
         if (result)
             return result;
     }
+    if (!seg_self_stands(mgr->seg)) {
+        give_back(mgr, ref, LOCK_RECALLING);
+        return -EIO;
+    }
     lock_rank_push(LOCK_RANK_INODE_WRITE);
     return 0;
 }
 
 static int by_index(const void *a, const void *b)
 {
-    uint32_t x = (uint32_t)((const struct lock_ref *)a)->id, y = (uint32_t)((const struct lock_ref *)b)->id;
+    uint64_t x = ((const struct lock_ref *)a)->id, y = ((const struct lock_ref *)b)->id;
+    x = x << 32 | x >> 32; /* index, then generation */
+    y = y << 32 | y >> 32;
     return (x > y) - (x < y);
 }
 
@@ -121,7 +150,8 @@ int lock_write_acquire_set(struct lock_mgr *mgr, struct lock_ref *refs, unsigned
             refs[i].words = refs[i - 1].words;
             continue;
         }
-        int result = lock_write_acquire(mgr, &refs[i], 0, stop, stop_arg);
+        bool is_stale = i && refs[i - 1].id && (uint32_t)refs[i].id == (uint32_t)refs[i - 1].id; /* two lives of one record: one is over */
+        int  result = is_stale ? -ESTALE : lock_write_acquire(mgr, &refs[i], 0, stop, stop_arg);
         if (result) {
             lock_write_release_set(mgr, refs, i);
             return result;
@@ -139,7 +169,8 @@ static uint64_t pick_starving(struct lock_mgr *mgr, struct lock_shared *words)
         uint32_t incarnation;
         if (!(starving >> slot & 1))
             continue;
-        atomic_fetch_and_explicit(&words->starving, ~(1ull << slot), memory_order_relaxed);
+        if (!(atomic_fetch_and_explicit(&words->starving, ~(1ull << slot), memory_order_relaxed) >> slot & 1))
+            continue; /* it has got the lock, or given up */
         if (seg_member_state(mgr->seg, slot, &incarnation) == SEG_ACTIVE)
             return lock_word(slot, LOCK_GRANTED, incarnation);
     }
@@ -152,8 +183,8 @@ void lock_write_release(struct lock_mgr *mgr, const struct lock_ref *ref)
     uint64_t next = 0;
 
     lock_rank_pop(LOCK_RANK_INODE_WRITE);
-    if (!lock_write_held(mgr, ref->words))
-        return; /* fenced meanwhile: recovery has taken it */
+    if (!lock_write_held(mgr, ref->words) || !seg_self_stands(mgr->seg))
+        return; /* fenced meanwhile: recovery has taken it, or will, after it has dropped what was changed by half */
     if (atomic_load_explicit(&ref->words->starving, memory_order_relaxed))
         next = pick_starving(mgr, ref->words);
     if (next)

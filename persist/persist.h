@@ -82,6 +82,7 @@ void persist_session_close(struct persist_session *session);
 void persist_session_abandon(struct persist_session *session);
 
 /* The watch thread: heartbeat each 100 ms; looks for members that died (OFD lock) and settles them; calls fenced(arg) once when this member itself no longer stands. */
+/* Start and stop in one thread; stop returns when the thread has ended, and no other thread may use the session's locks meanwhile. */
 int  persist_watch_start(struct persist_session *session, void (*fenced)(void *), void *arg);
 void persist_watch_stop(struct persist_session *session);
 /* Settles member `who`: fences it if it is still ACTIVE, and recovers its slot when its process is gone (0), or -EBUSY when it is fenced but its process still lives

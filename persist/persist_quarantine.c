@@ -54,7 +54,8 @@ static void publish_take_away(struct persist_session *session, unsigned slot, st
 
 static bool words_name(const struct lock_shared *words, unsigned slot)
 {
-    uint64_t bits = atomic_load_explicit(&words->interest, memory_order_seq_cst) | atomic_load_explicit(&words->owed, memory_order_seq_cst) |
+    uint64_t bits = atomic_load_explicit(&words->interest, memory_order_seq_cst) | atomic_load_explicit(&words->touched, memory_order_seq_cst) |
+                    atomic_load_explicit(&words->owed, memory_order_seq_cst) |
                     atomic_load_explicit(&words->waiters, memory_order_relaxed) | atomic_load_explicit(&words->starving, memory_order_relaxed);
     uint64_t publish = atomic_load_explicit(&words->publish, memory_order_relaxed);
     return bits >> slot & 1 || owner_is(atomic_load_explicit(&words->owner, memory_order_acquire), slot) ||

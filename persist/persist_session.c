@@ -100,16 +100,18 @@ static int segment_find(const struct persist_config *config, struct persist_sess
     rc = persist_plan(config->size_bytes ? config->size_bytes : persist_default_size(), config->name, config->origin_id, &plan, err);
     if (rc)
         return rc;
-    return seg_open(life->path, &plan, SEG_OPEN_CREATE, &session->seg, &session->created, err);
+    rc = seg_open(life->path, &plan, SEG_OPEN_CREATE, &session->seg, &session->created, err);
+    return rc == -ENOENT ? -EAGAIN : rc; /* the folder has gone again: somebody undid a mount that failed */
 }
 
 static int origin_compare(const struct persist_config *config, const struct persist_session *session, char err[SEG_ERR_BYTES])
 {
     const struct seg_super *super = seg_super(session->seg);
+    const char             *spoken = strncmp(config->spec, "shm:", 4) == 0 ? config->spec + 4 : config->spec;
     if (!config->has_origin || memcmp(super->origin_id, config->origin_id, sizeof super->origin_id) == 0)
         return 0;
     return persist_fail(err, -EXDEV, "segment %.100s caches another directory; choose another name with -o name=, or remove it with `hearthfs destroy %.100s`",
-                        config->spec, config->spec);
+                        spoken, spoken);
 }
 
 /* Fills in uuid and slot to ask for. */
@@ -229,11 +231,11 @@ static void session_end(struct persist_session *session, bool undo)
     char                 dir[PERSIST_PATH_MAX + SEG_NAME_MAX];
 
     persist_watch_stop(session);
-    if (session->seg && session->cache && seg_self_stands(session->seg))
-        persist_settle_self(session); /* what fails here is settled by whoever comes next */
+    bool settled = session->seg && session->cache && seg_self_stands(session->seg) && persist_settle_self(session) == 0;
     floors_close(session);
     if (session->seg) {
-        seg_member_leave(session->seg);
+        if (settled)
+            seg_member_leave(session->seg); /* otherwise we go like the dead: whoever comes next settles the slot and parks it */
         if (undo && session->created)
             segment_remove(session->seg, life->path);
         seg_close(session->seg);

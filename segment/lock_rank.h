@@ -7,9 +7,9 @@
 #define HEARTH_LOCK_RANK_H
 
 #define LOCK_RANKS(X)                                                                                \
-    X(SEG_MEMBERS, 100)   /* join, leave, fence, recovery                               may sleep   */ \
     X(INODE_WRITE, 200)   /* several: lower inode index first                           may sleep   */ \
     X(PAGE_CLAIM, 250)    /* claims in page words; lower page first                     may sleep   */ \
+    X(SEG_MEMBERS, 280)   /* join, leave, fence, recovery of the dead: whoever waits may do it  may sleep */ \
     X(INODE_PUBLISH, 300) /* swaps words and attributes only                            never sleeps */ \
     X(CACHE_BUCKET, 400)  /* one hash chain                                             never sleeps */ \
     X(PROCESS_LEAF, 900)  /* mutexes of one process around its own tables               never sleeps */

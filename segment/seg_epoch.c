@@ -27,7 +27,7 @@
  * fenced by others, and no longer asked; seg_epoch_clear() tidies.
  *
  * Which slot a thread uses is a matter of its process: a bitmap in struct seg, the claim found through a
- * thread-specific key and given back by the key's destructor. Without a membership (tools that only look) nothing is
+ * thread-specific key; given back at the outermost exit, or by the key's destructor where the thread keeps it. Without a membership (tools that only look) nothing is
  * published: such a reader may see elements being reused and must check what it finds.
  */
 #include <assert.h>
@@ -46,6 +46,7 @@ static void thread_release(void *arg)
     struct seg_thread *thread = arg;
     assert(thread->depth == 0);
     thread->depth = 0;
+    thread->kept = false;
     /* release BITS: the next owner of this entry sees depth 0 */
     atomic_fetch_and_explicit(&thread->seg->thread_bits, ~(1ull << thread->index), memory_order_release);
 }
@@ -88,6 +89,14 @@ static _Atomic uint64_t *own_slot(struct seg *seg, unsigned index)
     return self ? &seg->members[seg_who_slot(self)].thread[index].epoch : NULL;
 }
 
+void seg_epoch_keep(struct seg *seg)
+{
+    struct seg_thread *thread = pthread_getspecific(seg->thread_key);
+    if (!thread)
+        thread = thread_claim(seg);
+    thread->kept = true;
+}
+
 void seg_epoch_enter(struct seg *seg)
 {
     struct seg_thread *thread = pthread_getspecific(seg->thread_key);
@@ -107,8 +116,12 @@ void seg_epoch_exit(struct seg *seg)
 {
     struct seg_thread *thread = pthread_getspecific(seg->thread_key);
     assert(thread && thread->depth);
-    if (--thread->depth == 0 && thread->shared)
+    if (--thread->depth)
+        return;
+    if (thread->shared)
         atomic_store_explicit(thread->shared, 0, memory_order_release); /* R5, pairs with S2 */
+    if (!thread->kept && pthread_setspecific(seg->thread_key, NULL) == 0)
+        thread_release(thread);
 }
 
 bool seg_epoch_inside(const struct seg *seg)

@@ -12,11 +12,14 @@
 
 #include "seg.h"
 
-/* Enters. Nests (inner calls cost a counter). The thread's slot is claimed on first use and given back when the thread ends; with
- * more than SEG_THREADS_MAX threads the caller spins for a slot. Never fails. */
+/* Enters. Nests (inner calls cost a counter). The outermost call claims one of the member's SEG_THREADS_MAX slots, the outermost exit gives it back; when all are taken the
+ * caller yields until one is free, which is soon, since nobody waits inside. Never fails. A thread that enters all the time keeps its slot (seg_epoch_keep). */
 void seg_epoch_enter(struct seg *seg);
 void seg_epoch_exit(struct seg *seg);
 bool seg_epoch_inside(const struct seg *seg); /* for assertions: is this thread inside? */
+
+/* The calling thread keeps its slot from now until it ends: for the few threads that answer hits. Not inside an epoch. */
+void seg_epoch_keep(struct seg *seg);
 
 /* After making something unreachable: the stamp under which it waits. Also moves the global epoch on. */
 uint64_t seg_epoch_stamp(struct seg *seg);

@@ -16,6 +16,7 @@ struct seg_thread {
     unsigned          index;  /* of seg_member.thread[]                            */
     unsigned          depth;  /* nested enters; only the owning thread touches it  */
     _Atomic uint64_t *shared; /* where the epoch was published; NULL: not a member */
+    bool              kept;   /* not given back at the outermost exit */
 };
 
 struct seg {

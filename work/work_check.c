@@ -65,8 +65,8 @@ static const char *cell_wrong(const struct look *look, uint32_t cells, uint32_t 
         return p >= look->tail ? NULL : "free below the tail";
     if (ahead == 0)
         return p <= look->tail ? NULL : "in use beyond the tail";
-    if (ahead == 1 && p == look->head)
-        return NULL;
+    if (ahead == 1 && p == look->head && (state == WORK_FREE || p + cells <= look->tail))
+        return NULL; /* taken, perhaps already in use again */
     return "of a wrong round";
 }
 

@@ -16,6 +16,8 @@ struct work {
     _Atomic uint32_t            kicked;      /* work_kick(): the next sleep returns at once             */
     uint64_t                    blocked_at;  /* dispatcher: head position last seen RESERVED, plus one   */
     uint64_t                    blocked_ns;  /* and since when                                           */
+    void (*reserved)(void *arg); /* tests: called between reserving and committing a cell, to die or to be late there */
+    void *reserved_arg;
 };
 
 /* The cell word. */

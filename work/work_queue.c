@@ -202,6 +202,8 @@ static int item_put(struct work *work, struct work_queue *queue, uint32_t cells,
         int err = cell_reserve(work, queue, cells, &cell, &word);
         if (err)
             return err;
+        if (work->reserved)
+            work->reserved(work->reserved_arg);
         atomic_store_explicit(&cell->kind, item->kind, memory_order_relaxed);
         atomic_store_explicit(&cell->from, work_word_slot(word), memory_order_relaxed);
         atomic_store_explicit(&cell->key, item->key, memory_order_relaxed);

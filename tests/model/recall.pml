@@ -275,11 +275,11 @@ init
         order[1] = 255;
         order[2] = 255;
         run notifier(0); run notifier(1);
-        run reclaim(0);
         run writer(0);
 #ifdef RANGES
-        run reader(0, 1); run reader(1, 2)
+        run reader(1, 2)
 #else
+        run reclaim(0);
         run writer(1);
         run reader(0, 1); run reader(1, 2)
 #endif

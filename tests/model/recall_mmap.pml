@@ -17,13 +17,15 @@
  * Shown: no deadlock; no write() that has returned is lost or missing in any kernel; with ONE_STORER also: what a store wrote back is in every clean
  * page when the next write() returns. (Two members that store into one page at the same time overwrite each other, as nothing
  * tells a daemon of a store: a limit, stated in the manual.)
- * Variants: none: 2 writers, 2 storers, 2 ordinary writebacks, with READERS also 2 readers; ONE_STORER: 2 writers, 1 storer with ordinary writeback, 1 reader;
+ * Variants: none: 2 writers, 2 storers, 2 ordinary writebacks; READERS: 2 writers, 2 readers, 1 storer with ordinary writeback; ONE_STORER: 2 writers, 1 storer with ordinary writeback, 1 reader;
  * TRUNCATE: 1 writer, 1 storer, whose kernel also truncates: it holds back all writeback of the inode until its SETATTR is answered.
  *
  * Mutants: 1 writeback never slips                         2 it slips only if another member owns the lock
  *          3 no gate                                       4 the owner does not look at `slipped`
  *          5 a page whose own writeback owns the lock is waited for     6 the own interest bit is not set again
  *          7 (TRUNCATE) SETATTR waits for the lock although its member owes
+ *          8 (READERS) writeback takes `suspect` away from write()
+ *          9 (TRUNCATE) no gate: SETATTR sets `slipped`, looks whether it still owes, and then does its work
  */
 #define N 2
 #define BIT(m) (1 << (m))
@@ -55,14 +57,17 @@ byte  returned;
 
 #define MAY_ANSWER(m, who, ph, owes) (who == 0 || (ph == RECALLING && (who == m + 1 || (owes))))
 
-/* ---- daemon: the recall, as in recall_write.pml ---- */
-inline recall_all(m)
+/*
+ * ---- daemon: the recall, as in recall_write.pml ----
+ * minds: 1 for WRITEs of write(), which mind `suspect`. Writeback must not answer for it: its own page is not dropped, and the mark is not for it.
+ */
+inline recall_all(m, minds)
 {
     interest = interest | BIT(m);
     todo = interest & ~BIT(m);                                          /* (W2) */
     do
     :: if
-       :: suspect[m] -> suspect[m] = 0; todo = todo | BIT(m)
+       :: minds && suspect[m] -> suspect[m] = 0; todo = todo | BIT(m)
        :: else
        fi;
        if
@@ -92,13 +97,19 @@ inline recall_all(m)
        fi;
 #endif
        if
-       :: todo == 0 && !suspect[m] -> break
+       :: todo == 0 && !(minds && suspect[m]) -> break
        :: else -> phase = RECALLING
        fi
     od
 }
 
 /* ---- daemon: a WRITE of writeback with the whole page ---- */
+#ifdef MUTANT_8
+#define WRITEBACK_MINDS 1
+#else
+#define WRITEBACK_MINDS 0
+#endif
+
 inline write_back(m, page)
 {
     do
@@ -119,7 +130,7 @@ inline write_back(m, page)
         break
 #endif
     :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING; backs[m] = 1 }
-        recall_all(m);
+        recall_all(m, WRITEBACK_MINDS);
         atomic { claim == 0; claim = 1 }
         assert(!(returned & ~page));
         data = page;
@@ -273,7 +284,7 @@ proctype writer(byte m)
     }
     writes[m] = 1;                                                      /* arrival */
     atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
-    recall_all(m);
+    recall_all(m, 1);
     atomic { claim == 0; claim = 1 }
     atomic { data = data | BIT(m); seen = data }
     claim = 0;
@@ -302,7 +313,14 @@ proctype truncater(byte m)
     byte todo;
     atomic { !writeback[m] && invalidation[m] != LAUNDERING; nowrite[m] = 1 }
     do
-#ifndef MUTANT_7
+#ifdef MUTANT_9
+    :: (owed & BIT(m)) ->
+        slipped = 1;
+        if
+        :: owed & BIT(m) -> assert(owner && phase == RECALLING); break /* the truncation */
+        :: else
+        fi
+#elif !defined(MUTANT_7)
     :: atomic { (owed & BIT(m)) -> slips[m]++ }
         assert(owner && phase == RECALLING); /* the truncation */
         atomic { assert(owner && phase == RECALLING); slipped = 1 }
@@ -310,7 +328,7 @@ proctype truncater(byte m)
         break
 #endif
     :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING }
-        recall_all(m);
+        recall_all(m, 0);
         atomic { phase = IDLE; owner = 0 }
         break
     od;
@@ -332,10 +350,12 @@ init
         run flusher(1)
 #else
         run writer(0); run writer(1);
-        run storer(0, 1, 1); run storer(1, 1, 1);
-        run flusher(0); run flusher(1);
+        run storer(0, 1, 1);
+        run flusher(0);
 #ifdef READERS
         run storer(0, 1, 0); run storer(1, 1, 0)
+#else
+        run storer(1, 1, 1); run flusher(1)
 #endif
 #endif
     }

@@ -81,7 +81,8 @@ static inline int page_read(struct cache *cache, uint64_t id, uint64_t page, uin
 }
 
 /* A whole change of [first, first + count): every page gets stamp + page number. Stands for fs/, which holds the write lock. */
-static inline void pages_write(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, uint64_t stamp, const struct cache_attr *attr)
+static inline void pages_write(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, uint64_t stamp,
+                               const struct cache_attr *attr)
 {
     struct cache_write write;
     cr_assert_eq(cache_write_begin(cache, id, first, count, &write), 0);
@@ -114,7 +115,8 @@ static inline void limbo_drain(struct cache *cache)
             return;
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     }
-    cr_assert_fail("%u frames and %u chunks stay in limbo", seg_pool_limbo_count(cache->frames), seg_pool_limbo_count(cache->chunks));
+    cr_assert_fail("%u frames and %u chunks stay in limbo", seg_pool_limbo_count(cache->frames),
+                   seg_pool_limbo_count(cache->chunks));
 }
 
 /* Page words that hold a frame, counted where they lie; no word may be a claim. */

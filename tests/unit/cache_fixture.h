@@ -60,8 +60,8 @@ static inline uint64_t fixture_buckets(uint64_t count)
     return buckets;
 }
 
-static inline void fixture_pool(struct seg_plan *plan, uint32_t elements, uint32_t hints, uint32_t buckets, uint64_t stride,
-                                uint64_t count)
+static inline void fixture_pool(struct seg_plan *plan, uint32_t elements, uint32_t hints, uint32_t buckets,
+                                uint64_t stride, uint64_t count)
 {
     fixture_section(plan, elements, stride, count);
     fixture_section(plan, hints, 8, (count + 63) / 64);
@@ -78,12 +78,12 @@ static inline void fixture_plan(struct seg_plan *plan, const struct fixture_shap
     fixture_section(plan, SEG_SECTION_INBOXES, work_inbox_stride(), SEG_MEMBERS_MAX);
     fixture_section(plan, SEG_SECTION_SHARED_QUEUE, work_shared_stride(), 1);
     fixture_section(plan, SEG_SECTION_INTENTS, sizeof(struct cache_intents), SEG_MEMBERS_MAX);
-    fixture_pool(plan, SEG_SECTION_INODES, SEG_SECTION_INODE_HINTS, SEG_SECTION_INODE_BUCKETS, sizeof(struct cache_inode),
-                 shape->inodes);
+    fixture_pool(plan, SEG_SECTION_INODES, SEG_SECTION_INODE_HINTS, SEG_SECTION_INODE_BUCKETS,
+                 sizeof(struct cache_inode), shape->inodes);
     fixture_pool(plan, SEG_SECTION_NAMES, SEG_SECTION_NAME_HINTS, SEG_SECTION_NAME_BUCKETS, sizeof(struct cache_name),
                  shape->names);
-    fixture_pool(plan, SEG_SECTION_CHUNKS, SEG_SECTION_CHUNK_HINTS, SEG_SECTION_CHUNK_BUCKETS, sizeof(struct cache_chunk),
-                 shape->chunks);
+    fixture_pool(plan, SEG_SECTION_CHUNKS, SEG_SECTION_CHUNK_HINTS, SEG_SECTION_CHUNK_BUCKETS,
+                 sizeof(struct cache_chunk), shape->chunks);
     fixture_pool(plan, SEG_SECTION_FRAMES, SEG_SECTION_FRAME_HINTS, 0, sizeof(struct cache_frame), shape->frames);
     fixture_section(plan, SEG_SECTION_DATA, CACHE_PAGE, shape->frames);
 
@@ -100,7 +100,7 @@ static inline void fixture_settle(struct fixture_member *me, unsigned slot, uint
 {
     if (seg_recovery_lock(me->seg, false) != 0)
         return;
-    uint32_t now = 0;
+    uint32_t              now = 0;
     enum seg_member_state state = seg_member_state(me->seg, slot, &now);
     if (now == incarnation && state != SEG_PARKED && state != SEG_FREE) {
         seg_member_fence(me->seg, slot, incarnation);
@@ -120,7 +120,7 @@ static inline void fixture_dead(void *arg, seg_who who)
 static inline struct lock_shared *fixture_resolve(void *arg, uint64_t id)
 {
     struct fixture_member *me = arg;
-    struct cache_inode *inode = me->cache ? cache_inode_at(me->cache, id) : NULL;
+    struct cache_inode    *inode = me->cache ? cache_inode_at(me->cache, id) : NULL;
     return inode ? &inode->lock : NULL;
 }
 
@@ -148,8 +148,8 @@ static inline struct fixture_member *fixture_join(struct fixture *f)
     memset(join.uuid, 0x10 + (int)n, sizeof join.uuid);
     cr_assert_eq(seg_member_join(me->seg, &join, err), 0, "seg_member_join: %s", err);
     cr_assert_eq(work_open(me->seg, &me->work), 0);
-    struct lock_config config = {.recall_timeout_ms = 2000,
-                                 .dead = fixture_dead, .dead_arg = me, .resolve = fixture_resolve, .resolve_arg = me};
+    struct lock_config config = {
+        .recall_timeout_ms = 2000, .dead = fixture_dead, .dead_arg = me, .resolve = fixture_resolve, .resolve_arg = me};
     cr_assert_eq(lock_mgr_open(me->seg, me->work, &config, &me->lock), 0);
     cr_assert_eq(cache_open(me->seg, me->lock, me->work, &me->cache), 0);
     seg_member_activate(me->seg);
@@ -201,9 +201,9 @@ static inline struct fixture *fixture_open_shape(const struct fixture_shape *sha
 /* data_bytes: of the frames alone. */
 static inline struct fixture *fixture_open(uint64_t data_bytes)
 {
-    uint64_t frames = data_bytes / CACHE_PAGE;
-    struct fixture_shape shape = {.frames = frames, .inodes = frames / 8 + 64, .names = frames / 4 + 64,
-                                  .chunks = frames / 8 + 64};
+    uint64_t             frames = data_bytes / CACHE_PAGE;
+    struct fixture_shape shape = {
+        .frames = frames, .inodes = frames / 8 + 64, .names = frames / 4 + 64, .chunks = frames / 8 + 64};
     return fixture_open_shape(&shape);
 }
 
@@ -225,7 +225,8 @@ static inline uint64_t fixture_file(struct cache *cache, uint64_t serial, uint64
     ref[8] = 0xf1;
     uint64_t id = 0;
     cr_assert_eq(cache_inode_intern(cache, ref, true, &id, NULL), 0);
-    struct cache_attr attr = {.ino = serial, .size_bytes = size_bytes, .mode = 0100644, .nlink = 1, .blksize = CACHE_PAGE};
+    struct cache_attr attr = {
+        .ino = serial, .size_bytes = size_bytes, .mode = 0100644, .nlink = 1, .blksize = CACHE_PAGE};
     cr_assert_eq(cache_attr_publish(cache, id, &attr), 0);
     return id;
 }

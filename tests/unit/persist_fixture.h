@@ -10,6 +10,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,11 +22,12 @@
 #include <unistd.h>
 
 #include "persist.h"
+#include "seg_counter.h"
 
 enum { PLACE_SIZE = 16 << 20 };
 
 struct place {
-    char dir[64], spec[128], path[128], state[128], records[160];
+    char dir[64], spec[160], path[128], state[128], records[160];
 };
 static struct place place;
 

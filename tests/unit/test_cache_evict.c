@@ -237,7 +237,8 @@ static void pressure(bool two_members)
         pthread_join(thread[i], NULL);
     fprintf(stderr, "%lu hits, %lu misses, %lu past the cache\n", p.hits, p.misses, p.passed);
     cr_assert_gt(atomic_load(&p.hits), 0);
-    cr_assert_lt(atomic_load(&p.passed), (uint64_t)THREADS * PRESSURE_ROUNDS / 20, "%lu fetches found no room", p.passed);
+    cr_assert_lt(atomic_load(&p.passed), (uint64_t)THREADS * PRESSURE_ROUNDS / 20, "%lu fetches found no room",
+                 p.passed);
     limbo_drain(p.cache[1]);
     frames_return(p.f->cache);
     fixture_close(p.f);
@@ -262,9 +263,9 @@ Test(cache_evict, two_members_under_pressure, .timeout = 120)
 /* ---- chunks ---- */
 
 struct closing {
-    struct fixture *f;
-    uint64_t        id;
-    _Atomic bool    stop;
+    struct fixture  *f;
+    uint64_t         id;
+    _Atomic bool     stop;
     _Atomic uint64_t freed, serial;
 };
 
@@ -284,11 +285,11 @@ static void *closer(void *arg)
 
 static void *claimer(void *arg)
 {
-    struct closing *c = arg;
-    uint64_t        mine = atomic_fetch_add(&c->serial, 1), stamp;
+    struct closing   *c = arg;
+    uint64_t          mine = atomic_fetch_add(&c->serial, 1), stamp;
     struct cache_attr attr = attr_of_size(1000 * CACHE_PAGE);
     for (unsigned round = 0; round < PRESSURE_ROUNDS / 4; round++) {
-        uint64_t          page = 64 + round % 3 * 16 + mine; /* all claimers in the same chunks, each on its own pages */
+        uint64_t page = 64 + round % 3 * 16 + mine; /* all claimers in the same chunks, each on its own pages */
         struct cache_fill fill;
         int               rc = cache_fill_begin(c->f->cache, c->id, page, 1, &fill);
         cr_assert(rc == 0 || rc == -ENOMEM, "fill_begin: %d", rc);
@@ -311,9 +312,10 @@ static void *claimer(void *arg)
  * Method: two threads close whatever is empty, two claim, publish and drop pages of the same three chunks. */
 Test(cache_evict, closing_against_claiming, .timeout = 120)
 {
-    struct fixture_shape shape = {.frames = 4000, .inodes = 64, .names = 64, .chunks = 1500}; /* so many that nothing is evicted */
-    struct closing       c = {.f = fixture_open_shape(&shape)};
-    pthread_t            close_thread[2], claim_thread[2];
+    struct fixture_shape shape = {
+        .frames = 4000, .inodes = 64, .names = 64, .chunks = 1500}; /* so many that nothing is evicted */
+    struct closing c = {.f = fixture_open_shape(&shape)};
+    pthread_t      close_thread[2], claim_thread[2];
 
     c.id = fixture_file(c.f->cache, 50, 1000 * CACHE_PAGE);
     for (unsigned i = 0; i < 2; i++) {
@@ -334,11 +336,11 @@ Test(cache_evict, closing_against_claiming, .timeout = 120)
  * Method: by hand: made, found again, claimed, freed, and not found any more. */
 Test(cache_evict, life_of_a_chunk, .timeout = 20)
 {
-    struct fixture      *f = fixture_open(MIB);
-    uint64_t             id = fixture_file(f->cache, 7, 1000 * CACHE_PAGE);
-    struct cache_inode  *inode = cache_inode_at(f->cache, id);
-    _Atomic uint64_t    *one, *two;
-    uint32_t             index = 0;
+    struct fixture     *f = fixture_open(MIB);
+    uint64_t            id = fixture_file(f->cache, 7, 1000 * CACHE_PAGE);
+    struct cache_inode *inode = cache_inode_at(f->cache, id);
+    _Atomic uint64_t   *one, *two;
+    uint32_t            index = 0;
 
     seg_epoch_enter(f->seg);
     cr_assert_null(cache_word(f->cache, inode, id, 33));
@@ -354,7 +356,8 @@ Test(cache_evict, life_of_a_chunk, .timeout = 20)
     cr_assert_not(cache_chunk_free_if_empty(f->cache, index));
     cr_assert(cache_word_cas(one, claim, cache_word_next(claim, CACHE_EMPTY, 0)));
     cr_assert(cache_chunk_free_if_empty(f->cache, index));
-    cr_assert_not(cache_word_cas(one, cache_word_next(claim, CACHE_EMPTY, 0), claim), "a late CAS finds the word closed");
+    cr_assert_not(cache_word_cas(one, cache_word_next(claim, CACHE_EMPTY, 0), claim),
+                  "a late CAS finds the word closed");
     cr_assert_null(cache_word(f->cache, inode, id, 33));
     cr_assert_not(cache_chunk_linked(f->cache, index));
     cr_assert_not(cache_chunk_free_if_empty(f->cache, 0), "index 0 is reserved");

@@ -22,9 +22,9 @@ struct stress {
     struct fixture  *f;
     uint64_t         id, seed;
     uint64_t         pages;
-    pthread_mutex_t  write_lock;                 /* stands for the inode's write lock               */
-    _Atomic uint64_t origin[FILE_PAGES * 4];     /* what the origin has: the stamp of each page      */
-    _Atomic uint64_t committed[FILE_PAGES * 4];  /* stamps of changes that have returned            */
+    pthread_mutex_t  write_lock;                /* stands for the inode's write lock               */
+    _Atomic uint64_t origin[FILE_PAGES * 4];    /* what the origin has: the stamp of each page      */
+    _Atomic uint64_t committed[FILE_PAGES * 4]; /* stamps of changes that have returned            */
     _Atomic uint64_t sequence, reads, fills;
     _Atomic bool     stop;
 };
@@ -91,13 +91,15 @@ static void *whole_file_reader(void *arg)
         size_t   bytes;
         uint64_t missing;
         seg_epoch_enter(s->f->seg);
-        int rc = cache_read(s->f->cache, s->id, 0, FILE_PAGES * CACHE_PAGE, iov, FILE_PAGES, &iov_count, &bytes, &missing);
+        int rc =
+            cache_read(s->f->cache, s->id, 0, FILE_PAGES * CACHE_PAGE, iov, FILE_PAGES, &iov_count, &bytes, &missing);
         if (rc == 0) {
             cr_assert_eq(bytes, FILE_PAGES * CACHE_PAGE);
             uint64_t stamp = page_stamp_get(iov[0].iov_base);
             for (unsigned i = 0; i < iov_count; i++)
                 for (size_t at = 0; at < iov[i].iov_len; at += CACHE_PAGE)
-                    cr_assert_eq(page_stamp_get((char *)iov[i].iov_base + at), stamp, "pages of two versions in one read");
+                    cr_assert_eq(page_stamp_get((char *)iov[i].iov_base + at), stamp,
+                                 "pages of two versions in one read");
             atomic_fetch_add(&s->reads, 1);
         }
         seg_epoch_exit(s->f->seg);
@@ -136,6 +138,59 @@ Test(cache_stress, reads_are_of_one_version, .timeout = 120)
         pthread_join(reader[i], NULL);
     pthread_join(evicting, NULL);
     cr_assert_geq(atomic_load(&s->reads), 50);
+    frames_return(f->cache);
+    fixture_close(f);
+    free(s);
+}
+
+/* The size belongs to the page's stamp: both change in one step, with the pages swapped first and the attributes last. */
+static uint64_t size_of(uint64_t stamp)
+{
+    return 8 + stamp % 4000;
+}
+
+static void *size_reader(void *arg)
+{
+    struct stress *s = arg;
+    while (!atomic_load(&s->stop)) {
+        struct iovec iov[1];
+        unsigned     iov_count;
+        size_t       bytes;
+        uint64_t     missing, stamp;
+        seg_epoch_enter(s->f->seg);
+        if (cache_read(s->f->cache, s->id, 0, CACHE_PAGE, iov, 1, &iov_count, &bytes, &missing) == 0) {
+            memcpy(&stamp, iov[0].iov_base, sizeof stamp);
+            cr_assert_eq(bytes, size_of(stamp), "a page of one version with the size of another");
+            atomic_fetch_add(&s->reads, 1);
+        }
+        seg_epoch_exit(s->f->seg);
+    }
+    return NULL;
+}
+
+/* Goal: a page and the size that the read is cut at are of one version.
+ * Method: a writer changes both all the time; readers compare them without ever waiting. */
+Test(cache_stress, size_and_page_are_of_one_version, .timeout = 120)
+{
+    enum { PAGES = 16 };
+    struct fixture *f = fixture_open(2 * MIB);
+    struct stress  *s = stress_open(f, PAGES);
+    pthread_t       reader[READERS];
+
+    for (unsigned i = 0; i < READERS; i++)
+        thread_start(&reader[i], size_reader, s);
+    for (uint64_t round = 1; round <= ROUNDS * 3; round++) {
+        struct cache_attr  attr = attr_of_size(size_of(round));
+        struct cache_write write;
+        cr_assert_eq(cache_write_begin(f->cache, s->id, 0, PAGES, &write), 0);
+        if (write.data[0])
+            page_stamp(write.data[0], round);
+        cache_write_end(f->cache, &write, PAGES, &attr);
+    }
+    atomic_store(&s->stop, true);
+    for (unsigned i = 0; i < READERS; i++)
+        pthread_join(reader[i], NULL);
+    cr_assert_gt(atomic_load(&s->reads), 0);
     frames_return(f->cache);
     fixture_close(f);
     free(s);
@@ -196,7 +251,8 @@ static void *page_reader(void *arg)
         int rc = cache_read(s->f->cache, s->id, page * CACHE_PAGE, CACHE_PAGE, iov, 1, &iov_count, &bytes, &missing);
         if (rc == 0) {
             uint64_t stamp = page_stamp_get(iov[0].iov_base);
-            cr_assert_geq(stamp, floor, "page %lu: stamp %lu is older than %lu, whose change had returned", page, stamp, floor);
+            cr_assert_geq(stamp, floor, "page %lu: stamp %lu is older than %lu, whose change had returned", page, stamp,
+                          floor);
             atomic_fetch_add(&s->reads, 1);
         }
         seg_epoch_exit(s->f->seg);
@@ -328,7 +384,9 @@ Test(cache_stress, random_operations_against_a_model, .timeout = 120)
         if (page + count > PAGES)
             good = count = (uint32_t)(PAGES - page);
         switch (tools_random(&random) % 12) {
-        case 0: case 1: case 2: { /* a change, sometimes short */
+        case 0:
+        case 1:
+        case 2: { /* a change, sometimes short */
             struct cache_write write;
             cr_assert_eq(cache_write_begin(f->cache, id[file], page, count, &write), 0);
             if (tools_random(&random) % 4 == 0)
@@ -349,8 +407,12 @@ Test(cache_stress, random_operations_against_a_model, .timeout = 120)
                 origin[file][page + i] = next++;
             cr_assert_eq(cache_drop(f->cache, id[file], page, count, &attr), 0);
             break;
-        case 4: cache_evict(f->cache, tools_random(&random) % 10); break;
-        case 5: cache_chunks_evict(f->cache, tools_random(&random) % 3); break;
+        case 4:
+            cache_evict(f->cache, tools_random(&random) % 10);
+            break;
+        case 5:
+            cache_chunks_evict(f->cache, tools_random(&random) % 3);
+            break;
         default: {
             int rc = page_read(f->cache, id[file], page, &stamp);
             if (rc == 0) {
@@ -421,23 +483,44 @@ static void hammer_fill(struct hammer_thread *t, uint64_t page, uint32_t count)
     cache_fill_release(t->cache, &fill);
 }
 
+/* As fs/ truncates: under the write lock, so that recovery knows what a dead member may have changed. */
+static void hammer_drop(struct hammer_thread *t, uint64_t page, uint32_t count)
+{
+    struct cache_attr  attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
+    struct lock_ref    ref = cache_lock_ref(t->cache, t->id);
+    struct lock_recall recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = UINT32_MAX};
+    if (lock_write_acquire(cache_lock(t->cache), &ref, 0, NULL, NULL) != 0 ||
+        lock_recall_all(cache_lock(t->cache), &recall, 1, 0) != 0)
+        abort();
+    for (uint32_t i = 0; i < count; i++)
+        atomic_store(&t->h->origin[page + i], atomic_fetch_add(&t->h->sequence, 1) + 1);
+    if (cache_drop(t->cache, t->id, page, count, &attr) != 0)
+        abort();
+    lock_write_release(cache_lock(t->cache), &ref);
+}
+
 static void *hammer(void *arg)
 {
     struct hammer_thread *t = arg;
-    struct cache_attr     attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
     while (!atomic_load(&t->h->stop)) {
         uint64_t page = tools_random(&t->random) % (HAMMER_PAGES - 4), stamp;
         uint32_t count = 1 + tools_random(&t->random) % 4;
         switch (tools_random(&t->random) % 8) {
-        case 0: case 1: hammer_write(t, page, count); break;
-        case 2:
-            for (uint32_t i = 0; i < count; i++)
-                atomic_store(&t->h->origin[page + i], atomic_fetch_add(&t->h->sequence, 1) + 1);
-            cache_drop(t->cache, t->id, page, count, &attr);
+        case 0:
+        case 1:
+            hammer_write(t, page, count);
             break;
-        case 3: cache_evict(t->cache, 3); break;
-        case 4: page_read(t->cache, t->id, page, &stamp); break;
-        default: hammer_fill(t, page, count);
+        case 2:
+            hammer_drop(t, page, count);
+            break;
+        case 3:
+            cache_evict(t->cache, 3);
+            break;
+        case 4:
+            page_read(t->cache, t->id, page, &stamp);
+            break;
+        default:
+            hammer_fill(t, page, count);
         }
         atomic_fetch_add(&t->h->steps, 1);
     }
@@ -486,8 +569,8 @@ Test(cache_stress, killed_members_leave_nothing, .timeout = 120)
     struct fixture_shape shape = {.frames = 120, .inodes = 64, .names = 64, .chunks = 9};
     struct fixture      *f = fixture_open_shape(&shape);
     struct hammer       *h = mmap(NULL, sizeof *h, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    uint64_t             id = fixture_file(f->cache, 9, HAMMER_PAGES * CACHE_PAGE), random = 0xfeed ^ (uint64_t)getpid(), stamp;
-    struct cache_attr    attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
+    uint64_t id = fixture_file(f->cache, 9, HAMMER_PAGES * CACHE_PAGE), random = 0xfeed ^ (uint64_t)getpid(), stamp;
+    struct cache_attr attr = attr_of_size(HAMMER_PAGES * CACHE_PAGE);
 
     cr_assert_neq(h, MAP_FAILED);
     fprintf(stderr, "seed %lx\n", random);

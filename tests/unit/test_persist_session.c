@@ -45,6 +45,7 @@ Test(persist_session, what_was_read_is_still_there)
     for (uint32_t i = 0; i < fill->iov_count; i++)
         memset(fill->iov[i].iov_base, 'w', fill->iov[i].iov_len);
     cache_fill_end(session.cache, fill, 3 * CACHE_PAGE);
+    cache_fill_release(session.cache, fill);
     free(fill);
     persist_session_close(&session);
     cr_expect_eq(place_frames().clean, 3);

@@ -172,7 +172,7 @@ bool fs_back_crowded(void *arg)
 static void turn_run(struct fs *fs, struct fs_call *call)
 {
     struct lock_ref ref = cache_lock_ref(fs->cache, call->wait_id);
-    int             result = ref.words ? lock_read_wait(fs->lock, &ref, turn_crowded, fs) : 0;
+    int             result = ref.words ? lock_read_wait(fs->lock, &ref, call->wait_page, turn_crowded, fs) : 0;
     if (result == -EINTR) {
         fs_call_round(fs, call);
         return;

@@ -7,6 +7,8 @@
  * it waits for anything, and recalls that are in the way look again (fs_inval.c, fs_notify.c). It is taken off just before its reply: from then on nothing it needs
  * can be held up.
  *
+ * Pages are "held" while a READ that is not answered before a writer is done, or the write-back that is that writer, has them locked or under write-back: they are left out.
+ *
  * One list under one mutex; it holds what is in flight at this moment, seldom more than a few.
  */
 #include <stdlib.h>
@@ -52,7 +54,6 @@ void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size)
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size)
 {
     struct inflight *entry = calloc(1, sizeof *entry);
-    (void)fs;
     if (!entry)
         return NULL;
     entry->kind = IN_HELD;
@@ -61,6 +62,7 @@ void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size)
     entry->count = 1;
     entry->id[0] = id;
     add(entry);
+    fs_notify_arrived_write(fs, id); /* whoever is blocked by it goes round it */
     return entry;
 }
 

@@ -103,6 +103,7 @@ struct fs_call {
     struct fs_call       *next;
     enum fs_lane          lane;
     fs_call_fn            after;   /* what to run when its turn has come                               */
+    bool                  wait_page; /* it waits as a READ of pages does                               */
     uint64_t              wait_id; /* whose writer it waits for                                        */
     unsigned              tries;
 };
@@ -161,7 +162,7 @@ void *fs_inflight_dirs(struct fs *fs, const uint64_t *id, unsigned count, bool v
 void  fs_inflight_done(struct fs *fs, void *inflight); /* NULL is allowed */
 bool  fs_inflight_dir_busy(struct fs *fs, uint64_t dir);
 bool  fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page); /* is it the first or last page of a WRITE in flight? */
-/* Write-back that holds the lock itself: its pages are waited for by nobody. */
+/* READs that wait for a writer, and write-back that holds the lock itself: nobody waits for their pages. */
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
 uint64_t fs_inflight_next(struct fs *fs, uint64_t id, uint64_t page, uint64_t last, uint64_t *end, bool *held);

@@ -108,7 +108,7 @@ static int recall_all(struct change *c)
     for (unsigned i = 0; i < 2; i++) {
         if (!c->dir[i])
             continue;
-        lock_read_begin(c->fs->lock, locked_ref(c, c->dir[i]).words); /* own interest: this kernel keeps the outcome */
+        lock_interest_take(c->fs->lock, locked_ref(c, c->dir[i]).words); /* own interest: this kernel keeps the outcome */
         recall[count] = (struct lock_recall){.ref = locked_ref(c, c->dir[i]), .kind = WORK_RECALL_NAMES};
         c->pinned[i] = cache_name_pin(c->fs->cache, c->dir[i], c->name[i], strlen(c->name[i]), &c->pin[i]) == 0;
         if (c->pinned[i]) {
@@ -320,7 +320,7 @@ static int create_or_find(struct fs *fs, struct fs_call *call, uint64_t *id, str
     if (!(call->flags & O_EXCL)) {
         struct lock_ref ref = cache_lock_ref(fs->cache, call->ino);
         while (ref.words && lock_read_begin(fs->lock, ref.words) == LOCK_READ_WAIT)
-            if (lock_read_wait(fs->lock, &ref, NULL, NULL) != 0)
+            if (lock_read_wait(fs->lock, &ref, false, NULL, NULL) != 0)
                 return -EIO;
         int result = fs_lookup_now(fs, call->ino, call->name, true, id, attr);
         if (result != 0)

@@ -18,7 +18,10 @@
 
 #include "fs_internal.h"
 
-enum { READ_TRIES_MAX = 50, CLAIM_WAIT_MS = 1000 };
+enum { READ_TRIES_MAX = 50, CLAIM_WAIT_MS = 1000, READ_TURNS_MAX = 20 };
+
+/* KEPT: by the kernel, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: the kernel keeps nothing of it. */
+enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED };
 
 static void reads_begin(struct fs *fs, uint64_t ino)
 {
@@ -46,7 +49,7 @@ static void reads_end(struct fs *fs, uint64_t ino)
 }
 
 /* Replies from inside the epoch: 0, or what cache_read said; -EINPROGRESS: wait for a turn. */
-static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, uint64_t off, bool uncached, uint64_t *missing)
+static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, uint64_t off, enum read_how how, uint64_t *missing)
 {
     struct iovec iov[FS_IOV_MAX];
     unsigned     count = 0;
@@ -58,7 +61,7 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
     struct cache_inode *inode = cache_inode_at(fs->cache, ino);
     if (!inode)
         result = -ESTALE;
-    else if ((uncached ? lock_read_peek : lock_read_begin)(fs->lock, &inode->lock) == LOCK_READ_WAIT)
+    else if (how == READ_KEPT && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
         result = -EINPROGRESS;
     else
         result = cache_read(fs->cache, ino, off, size, iov, FS_IOV_MAX, &count, &bytes, missing);
@@ -140,39 +143,86 @@ static void read_around(struct fs *fs, struct fs_call *call)
     free(buf);
 }
 
-static void fetch_read(struct fs *fs, struct fs_call *call)
+/* One look and what it asks for. 0: answered (also with an error). -EINPROGRESS: a turn must be waited for. -EAGAIN: look again. */
+static int read_step(struct fs *fs, struct fs_call *call, enum read_how how)
 {
     struct cache_attr attr;
     uint64_t          missing = 0, last = (call->off + (call->size ? call->size - 1 : 0)) / CACHE_PAGE;
-    int               result;
+    int               result = try_read(fs, call->req, call->ino, call->size, call->off, how, &missing);
 
-    for (;;) {
-        result = try_read(fs, call->req, call->ino, call->size, call->off, call->sync, &missing);
-        if (result == 0)
-            break;
-        if (result == -EINPROGRESS) {
-            fs_call_turn(fs, call, call->ino);
-            return;
-        }
-        if (result == -ENODATA && missing == UINT64_MAX)
-            result = fs_attr_now(fs, call->ino, &attr);
-        else if (result == -ENODATA)
-            result = fetch_pages(fs, call->ino, missing, last);
-        if (result == -EBUSY) {
-            result = cache_claim_wait(fs->cache, call->ino, missing, CLAIM_WAIT_MS, NULL, NULL);
-        }
-        if (result == -EAGAIN)
-            sched_yield(); /* a publisher is off the processor */
-        if (result == -ENOMEM || ((result == 0 || result == -EAGAIN) && ++call->tries > READ_TRIES_MAX)) {
-            read_around(fs, call);
-            break;
-        }
-        if (result != 0 && result != -EAGAIN && result != -ETIMEDOUT && result != -ENODATA) {
-            fs_reply_error(call->req, result);
-            break;
-        }
-    }
+    if (result == 0 || result == -EINPROGRESS)
+        return result;
+    if (result == -ENODATA && missing == UINT64_MAX)
+        result = fs_attr_now(fs, call->ino, &attr);
+    else if (result == -ENODATA)
+        result = fetch_pages(fs, call->ino, missing, last);
+    if (result == -EBUSY)
+        result = cache_claim_wait(fs->cache, call->ino, missing, CLAIM_WAIT_MS, NULL, NULL);
+    if (result == -EAGAIN)
+        sched_yield(); /* a publisher is off the processor */
+    bool again = result == 0 || result == -EAGAIN || result == -ETIMEDOUT || result == -ENODATA;
+    if (result == -ENOMEM || (again && ++call->tries > READ_TRIES_MAX))
+        read_around(fs, call);
+    else if (again)
+        return -EAGAIN;
+    else
+        fs_reply_error(call->req, result);
+    return 0;
+}
+
+/* From now on recalls go round the pages of this READ; it is not answered before the writer is done. */
+static void wait_for_turn(struct fs *fs, struct fs_call *call)
+{
+    call->inflight = fs_inflight_held(fs, call->ino, call->off, call->size);
     reads_end(fs, call->ino);
+    call->wait_page = true;
+    call->len++;
+    fs_call_turn(fs, call, call->ino);
+}
+
+/* Its turn has not come for long, because writers follow one another: it takes its place among them. */
+static int read_locked(struct fs *fs, struct fs_call *call)
+{
+    struct lock_ref lock = cache_lock_ref(fs->cache, call->ino);
+    int             result = lock.words ? lock_write_acquire(fs->lock, &lock, 0, NULL, NULL) : -ESTALE;
+    if (result != 0)
+        return result;
+    lock_interest_take(fs->lock, lock.words);
+    reads_begin(fs, call->ino);
+    fs_inflight_done(fs, call->inflight);
+    call->inflight = NULL;
+    do
+        result = read_step(fs, call, READ_LOCKED);
+    while (result == -EAGAIN);
+    lock_write_release(fs->lock, &lock);
+    return 0;
+}
+
+static void fetch_read(struct fs *fs, struct fs_call *call)
+{
+    if (call->inflight && call->len > READ_TURNS_MAX) {
+        int result = read_locked(fs, call);
+        if (result != 0) {
+            reads_begin(fs, call->ino);
+            fs_inflight_done(fs, call->inflight);
+            fs_reply_error(call->req, result);
+        }
+        reads_end(fs, call->ino);
+        return;
+    }
+    if (call->inflight) { /* before the look at the lock: what is answered must be waited for */
+        reads_begin(fs, call->ino);
+        fs_inflight_done(fs, call->inflight);
+        call->inflight = NULL;
+    }
+    int result;
+    do
+        result = read_step(fs, call, call->sync ? READ_UNCACHED : READ_KEPT);
+    while (result == -EAGAIN);
+    if (result == -EINPROGRESS)
+        wait_for_turn(fs, call);
+    else
+        reads_end(fs, call->ino);
 }
 
 void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -184,7 +234,7 @@ void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     if (size > FS_REQUEST_MAX)
         size = FS_REQUEST_MAX;
     reads_begin(fs, ino);
-    int result = try_read(fs, req, ino, size, (uint64_t)off, uncached, &missing);
+    int result = try_read(fs, req, ino, size, (uint64_t)off, uncached ? READ_UNCACHED : READ_KEPT, &missing);
     if (result == 0) {
         seg_count(fs->seg, SEG_COUNTER_hits, 1);
         seg_count(fs->seg, SEG_COUNTER_requests_inline, 1);
@@ -201,7 +251,7 @@ void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     call->off = (uint64_t)off;
     call->sync = uncached;
     if (result == -EINPROGRESS)
-        fs_call_turn(fs, call, ino);
+        wait_for_turn(fs, call);
     else
         fs_call_queue(fs, call, FS_LANE_FETCH);
 }

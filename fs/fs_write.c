@@ -18,7 +18,7 @@
  * Own pages. The kernel puts the new bytes into its page before it sends the WRITE. If that page is recalled while the WRITE waits here and then read again (by a fault of a mapping,
  * say), the kernel holds the old bytes, would show them after the write has returned, and would even write them back if the mapping is stored to. So where a
  * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried out: what a mapping has dirtied comes
- * first, then the write. A READ that comes between that and the claims makes it start over; later ones wait for the claims.
+ * first, then the write. READs that come after the lock was taken wait until it is released (lock_read_begin_page).
  *
  * O_APPEND is placed at the true end; pages the kernel put at a stale end are taken back from it before the answer. The kernel may cut a buffered write into several
  * WRITEs at a page it does not have; files opened with O_APPEND are therefore written past its page cache (fs_file.c), so that each append is one WRITE and whole.
@@ -27,8 +27,6 @@
 #include <string.h>
 
 #include "fs_internal.h"
-
-enum { REREAD_TRIES_MAX = 16 };
 
 struct extent { /* one WRITE as it is carried out */
     uint64_t off;
@@ -136,28 +134,19 @@ static uint64_t own_range(const struct extent *extent)
 
 /* No kernel holds the range any more but as the claims allow: others are recalled, the own one where its pages may be older than this write. Write-back (`back`)
  * is what the own kernel has, and leaves the marks to the writes they are meant for. */
-static int recall_and_claim(struct fs *fs, uint64_t ino, struct lock_ref lock, const struct extent *extent, bool back, const struct cache_attr *attr,
+static int recall_and_claim(struct fs *fs, uint64_t ino, struct lock_ref lock, const struct extent *extent, bool back,
                             struct cache_write *write)
 {
     struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
     struct fs_node    *node = fs_node_at(fs, ino);
     uint64_t           mask = fs_region_mask(extent->first, extent->first + extent->count - 1);
 
-    for (unsigned tries = 0;; tries++) {
-        bool shared = node && atomic_load(&node->shared);
-        bool own = shared && !back && (atomic_load(&node->reread) & mask);
-        recall.arg = own ? own_range(extent) : extent->first << 32 | extent->count;
-        if (own)
-            atomic_fetch_and(&node->reread, recall.arg == UINT32_MAX ? 0 : ~mask);
-        int result = lock_recall_all(fs->lock, &recall, 1, own);
-        if (result == 0)
-            result = cache_write_begin(fs->cache, ino, extent->first, extent->count, write);
-        if (result != 0)
-            return result;
-        if (back || !node || !atomic_load(&node->shared) || !(atomic_load(&node->reread) & mask) || tries == REREAD_TRIES_MAX)
-            return 0;
-        cache_write_end(fs->cache, write, 0, attr);
-    }
+    bool own = !back && node && atomic_load(&node->shared) && (atomic_load(&node->reread) & mask);
+    recall.arg = own ? own_range(extent) : extent->first << 32 | extent->count;
+    if (own)
+        atomic_fetch_and(&node->reread, recall.arg == UINT32_MAX ? 0 : ~mask);
+    int result = lock_recall_all(fs->lock, &recall, 1, own);
+    return result ? result : cache_write_begin(fs->cache, ino, extent->first, extent->count, write);
 }
 
 static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref lock, struct extent *extent)
@@ -173,8 +162,8 @@ static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     while (result == 0) {
         extent_set(extent, append ? attr.size_bytes : call->off, call->size, &attr);
         extent->clear_suid = must_clear_suid(call, &attr);
-        lock_read_begin(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
-        result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &attr, &write);
+        lock_interest_take(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
+        result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &write);
         if (result != 0)
             break;
         /* What slipped by while we recalled may have moved the end. */

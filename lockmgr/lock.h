@@ -105,7 +105,13 @@ enum lock_read { LOCK_READ_GO = 0, LOCK_READ_WAIT = 1 };
 enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words);
 /* Would lock_read_begin say GO, without taking an interest (replies that are granted no caching)? Same answers. */
 enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words);
-int            lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop)(void *), void *stop_arg); /* 0, -EINTR, -EIO, -EUCLEAN */
+/* The same for a READ of pages: WAIT as long as anybody recalls or writes, this member included. The caller has made sure that invalidations of its kernel do not
+ * wait for this READ before it waits. */
+enum lock_read lock_read_begin_page(struct lock_mgr *mgr, struct lock_shared *words);
+/* The owner of the write lock: its kernel keeps what it has changed. */
+void lock_interest_take(struct lock_mgr *mgr, struct lock_shared *words);
+/* page: waits for what lock_read_begin_page waits for, else for what lock_read_begin does. 0, -EINTR, -EIO; -EUCLEAN: the words make no sense. */
+int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, bool (*stop)(void *), void *stop_arg);
 /* The kernel holds nothing of the inode any more (forget): clears the own bit. */
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
 

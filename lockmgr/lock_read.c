@@ -8,6 +8,10 @@
  *   R1  set the bit   R2  look again: WRITING -> wait (the bit may stay: it costs the writer one more round at most)
  *                                     RECALLING, owing -> answer the old data: the write has not happened, and the recall will drop it
  *                                     RECALLING, owing nothing -> wait, as R0
+ * Pages are stricter (lock_read_begin_page): a READ never gets old data while anybody, this member too, is recalling or writing, and the recall does not wait for it: it is
+ * made known to the invalidation, which leaves its pages out (fs_inflight.c). While it is unanswered they are locked and not up to date, so nobody can see them or dirty
+ * them. So neither hot readers nor hot mappings can make a writer start over, and what write-back slips past a writer is bounded by what is dirty when it begins.
+ *
  * If this member dies between R1 and its answer, recovery clears the bit.
  */
 #include "lock_internal.h"
@@ -41,12 +45,36 @@ enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words)
     return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;                   /* R2 */
 }
 
-int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool (*stop)(void *), void *stop_arg)
+/* ---- pages ---- */
+static bool page_may_answer(const struct lock_shared *words)
+{
+    uint64_t owner = atomic_load_explicit(&words->owner, memory_order_seq_cst); /* R2, pairs with W1 */
+    return !owner || lock_word_phase(owner) == LOCK_GRANTED;
+}
+
+void lock_interest_take(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    uint64_t both = atomic_load_explicit(&words->interest, memory_order_seq_cst) & atomic_load_explicit(&words->touched, memory_order_seq_cst);
+    if (both & mgr->self_bit)
+        return;
+    atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst);
+    atomic_fetch_or_explicit(&words->touched, mgr->self_bit, memory_order_seq_cst);
+}
+
+enum lock_read lock_read_begin_page(struct lock_mgr *mgr, struct lock_shared *words)
+{
+    if (!page_may_answer(words))
+        return LOCK_READ_WAIT;
+    lock_interest_take(mgr, words); /* R1 */
+    return page_may_answer(words) ? LOCK_READ_GO : LOCK_READ_WAIT;
+}
+
+int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, bool (*stop)(void *), void *stop_arg)
 {
     uint64_t looked = lock_now_ms();
     for (;;) {
         uint32_t event = lock_wait_prepare(mgr, ref->words);
-        if (may_answer(mgr, ref->words))
+        if (page ? page_may_answer(ref->words) : may_answer(mgr, ref->words))
             return 0;
         if (stop && stop(stop_arg))
             return -EINTR;

@@ -241,6 +241,9 @@ int lock_recall_all(struct lock_mgr *mgr, const struct lock_recall *recalls, uns
 {
     if (count > RECALLS_MAX)
         return -EINVAL;
+    for (unsigned i = 0; i < count; i++) /* a second call under one lock starts from WRITING, past which nothing slips */
+        if (recalls[i].ref.id)
+            set_phase(mgr, recalls[i].ref.words, LOCK_RECALLING);
     for (bool again = false;;) {
         int result = recall_interested(mgr, recalls, count, self, again);
         self = 0; /* the own kernel is asked once */

@@ -47,7 +47,7 @@ void cache_usage_get(const struct cache *cache, struct cache_usage *usage);
 /* ---- inodes (cache_inode.c) ---- */
 /* [epoch, or while the caller holds the inode by `known`] NULL when the id does not stand. All that changes an inode (fills, writes, publish, locks) wants it held by `known`. */
 struct cache_inode *cache_inode_at(const struct cache *cache, uint64_t id);
-/* Finds or makes the inode with this reference (key: its first 24 bytes); a new one has no valid attributes, known = 0. *created may be NULL.
+/* Finds or makes the inode with this reference (the key: all of it); a new one has no valid attributes, known = 0. *created may be NULL.
  * When no inode is free, reclaims (cache_reclaim_inodes); -ENOSPC when all are in use. The root is found by its ref after cache_root_set(). The found inode may be
  * reclaimed by others unless pinned: pin_known sets the own bit in `known` before it returns (then cache_known_drop() when not needed). */
 int  cache_inode_intern(struct cache *cache, const void *ref, bool pin_known, uint64_t *id, bool *created);

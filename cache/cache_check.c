@@ -168,7 +168,7 @@ static bool word_fault(struct check *c, const char *what, uint32_t index, unsign
 
 static bool ref_is_at(const void *e, const void *key)
 {
-    return memcmp(((const struct cache_inode *)e)->ref, key, 24) == 0; /* the key, see CACHE_REF_BYTES */
+    return memcmp(((const struct cache_inode *)e)->ref, key, CACHE_REF_BYTES) == 0;
 }
 
 static bool ref_fault(struct check *c, uint32_t index, const struct cache_inode *inode, uint32_t flags, char line[LINE])

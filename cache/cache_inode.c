@@ -36,7 +36,7 @@
 #include "cache_internal.h"
 
 enum {
-    KEY_BYTES = 24,       /* of CACHE_REF_BYTES */
+    KEY_BYTES = CACHE_REF_BYTES, /* the whole reference: inode numbers and birth times repeat, a handle's generation does not */
     RECLAIM_BATCH = 32,
     ALLOC_TRIES = 200,    /* of a millisecond: readers leave their epochs sooner */
     YIELDS = 16,

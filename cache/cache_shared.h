@@ -21,7 +21,7 @@ enum {
     CACHE_DIRECT_PAGES = 4,  /* the first pages hang on the inode itself, as ext2's direct blocks      */
     CACHE_NAME_INLINE = 72,  /* name bytes in the first part                                           */
     CACHE_NAME_PART = 96,    /* name bytes in each further part; at most two                           */
-    CACHE_REF_BYTES = 48,    /* the origin's reference, opaque here but for its first 24 bytes: the key */
+    CACHE_REF_BYTES = 48,    /* the origin's reference, opaque here: the key */
     CACHE_INTENTS = 16,      /* of one member                                                          */
 };
 

@@ -180,6 +180,12 @@ void fs_cred_get(fuse_req_t req, struct fs_cred *cred)
     }
 }
 
+bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr)
+{
+    bool bears = (attr->mode & S_ISUID) || (attr->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
+    return bears && fuse_req_ctx(req)->uid != 0;
+}
+
 /* ---- SETATTR ---- */
 static uint32_t set_of(int to_set)
 {

@@ -191,6 +191,8 @@ struct fs_cred {
     gid_t              groups[ORIGIN_GROUPS_MAX];
 };
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred);
+/* Does a change of the data by this caller take set-id bits away? */
+bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr);
 /* Looks `name` up at the origin and in the cache; *child 0 when there is none. May ask the origin. pin: take a kernel reference (fs_node_get) for it. */
 int fs_lookup_now(struct fs *fs, uint64_t dir, const char *name, bool pin, uint64_t *child, struct cache_attr *attr);
 void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_seconds, struct fuse_entry_param *entry);

@@ -116,12 +116,6 @@ static unsigned sync_of(const struct fs_call *call)
     return call->fi.flags & O_DSYNC ? 1 : 0; /* O_SYNC holds the bit of O_DSYNC */
 }
 
-static bool must_clear_suid(const struct fs_call *call, const struct cache_attr *attr)
-{
-    bool bears = (attr->mode & S_ISUID) || (attr->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
-    return bears && fuse_req_ctx(call->req)->uid != 0 && !call->fi.writepage;
-}
-
 /* What is to be recalled where the own kernel is, too: the regions whose marks are taken away, or the whole file where a bit stands for several. */
 static uint64_t own_range(const struct extent *extent)
 {
@@ -161,7 +155,7 @@ static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref
         result = fs_ref(fs, call->ino, &ref);
     while (result == 0) {
         extent_set(extent, append ? attr.size_bytes : call->off, call->size, &attr);
-        extent->clear_suid = must_clear_suid(call, &attr);
+        extent->clear_suid = !call->fi.writepage && fs_clears_suid(call->req, &attr);
         lock_interest_take(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
         result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &write);
         if (result != 0)

@@ -250,7 +250,7 @@ static int memory_reserve(const struct creation *creation, uint64_t size_bytes, 
     }
     if (rc == ENOSPC || rc == EDQUOT || rc == EFBIG || rc == ENOMEM)
         return seg_fail(err, -ENOSPC,
-                        "no room: %" PRIu64 " MiB wanted, %" PRIu64 " MiB free in %s; choose a smaller -o size, "
+                        "no space: %" PRIu64 " MiB wanted, %" PRIu64 " MiB free in %s; choose a smaller -o size, "
                         "or make room there (df %s)",
                         (size_bytes + (1u << 20) - 1) >> 20, free_bytes >> 20, creation->folder, creation->folder);
     if (rc)

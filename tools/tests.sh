@@ -160,7 +160,8 @@ unit_run() {
     local program=$root/build/$preset/tests/unit/${test#*/}
     [[ -z ${HEARTHFS_SOAK:-} ]] || limit=$TIMEOUT_SOAK_S
     : >"$tap"
-    run_limited "$limit" "$log" "${no_aslr[@]}" "$program" --tap="$tap" || rc=$?
+    run_limited "$limit" "$log" "${no_aslr[@]}" env LSAN_OPTIONS="suppressions=$root/tests/unit/lsan.supp:print_suppressions=0" \
+        "$program" --tap="$tap" || rc=$?
     unit_count "$test" "$tap" "$log" "$rc" "$(ui_seconds_since "$began")"
 }
 

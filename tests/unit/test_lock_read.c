@@ -97,7 +97,7 @@ static void *read_run(void *arg)
     struct lock_ref ref = fixture_ref(0);
     int             result = 0;
     while (result == 0 && lock_read_begin(r->me->mgr, ref.words) == LOCK_READ_WAIT)
-        result = lock_read_wait(r->me->mgr, &ref, reader_stop, r);
+        result = lock_read_wait(r->me->mgr, &ref, false, reader_stop, r);
     atomic_store(&r->result, result);
     atomic_store(&r->done, true);
     return NULL;

@@ -62,7 +62,7 @@ static uint64_t ask(unsigned member, unsigned inode, unsigned thing)
 {
     struct lock_ref ref = fixture_ref(inode);
     while ((mistake == READ_WITHOUT_INTEREST ? lock_read_peek : lock_read_begin)(mgr_of(member), ref.words) == LOCK_READ_WAIT)
-        lock_read_wait(mgr_of(member), &ref, NULL, NULL);
+        lock_read_wait(mgr_of(member), &ref, false, NULL, NULL);
     return atomic_load(&current[inode][thing]);
 }
 

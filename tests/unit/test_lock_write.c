@@ -398,7 +398,7 @@ Test(lock_write, reader_of_a_dead_owner_goes_on)
     cr_assert_eq(lock_read_begin(a->mgr, ref.words), LOCK_READ_WAIT);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
-    cr_assert_eq(lock_read_wait(a->mgr, &ref, NULL, NULL), 0);
+    cr_assert_eq(lock_read_wait(a->mgr, &ref, false, NULL, NULL), 0);
     cr_assert_eq(lock_read_begin(a->mgr, ref.words), LOCK_READ_GO);
     fixture_check(true);
     fixture_close();
@@ -438,7 +438,7 @@ Test(lock_write, nonsense_is_answered)
     for (unsigned i = 0; i < 4; i++) {
         atomic_store(&ref.words->owner, words[i]);
         cr_expect_eq(lock_write_acquire(a->mgr, &ref, 0, NULL, NULL), -EUCLEAN, "%#llx", (unsigned long long)words[i]);
-        cr_expect_eq(lock_read_wait(a->mgr, &ref, NULL, NULL), -EUCLEAN, "%#llx", (unsigned long long)words[i]);
+        cr_expect_eq(lock_read_wait(a->mgr, &ref, false, NULL, NULL), -EUCLEAN, "%#llx", (unsigned long long)words[i]);
     }
     atomic_store(&ref.words->owner, 0);
     fixture_close();

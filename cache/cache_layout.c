@@ -45,7 +45,7 @@ static const struct layout_line layout[] = {
     /* lockmgr/ */
     K(LOCK_RECALLING), K(LOCK_WRITING), K(LOCK_GRANTED),
     S(lock_shared), F(lock_shared, owner), F(lock_shared, interest), F(lock_shared, touched), F(lock_shared, owed), F(lock_shared, waiters),
-    F(lock_shared, starving), F(lock_shared, publish), F(lock_shared, slipped), F(lock_shared, event),
+    F(lock_shared, starving), F(lock_shared, publish), F(lock_shared, slipped), F(lock_shared, round), F(lock_shared, event),
     /* cache/ */
     K(CACHE_PAGE), K(CACHE_CHUNK_PAGES), K(CACHE_DIRECT_PAGES), K(CACHE_NAME_INLINE), K(CACHE_NAME_PART),
     K(CACHE_REF_BYTES), K(CACHE_INTENTS), K(CACHE_FRAME), K(CACHE_CLAIM), K(CACHE_CLAIM_FILL), K(CACHE_CLAIM_WRITE),

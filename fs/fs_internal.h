@@ -155,7 +155,7 @@ static inline struct fs_node *fs_node_at(struct fs *fs, uint64_t id)
  */
 bool fs_slip_begin(struct fs *fs, uint64_t id, struct lock_shared *words);
 void fs_slip_end(struct fs *fs, uint64_t id, struct lock_shared *words);
-void fs_slip_gate(struct fs *fs, const struct lock_ref *ref); /* acknowledges when nothing slips */
+void fs_slip_gate(struct fs *fs, const struct lock_ref *ref, uint32_t round); /* acknowledges when nothing slips */
 
 void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 void *fs_inflight_dirs(struct fs *fs, const uint64_t *id, unsigned count, bool victim_unknown);

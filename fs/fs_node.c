@@ -120,7 +120,7 @@ void fs_slip_end(struct fs *fs, uint64_t id, struct lock_shared *words)
     atomic_fetch_sub(&fs_node_at(fs, id)->slips, 1);
 }
 
-void fs_slip_gate(struct fs *fs, const struct lock_ref *ref)
+void fs_slip_gate(struct fs *fs, const struct lock_ref *ref, uint32_t round)
 {
     struct fs_node *node = fs_node_at(fs, ref->id);
     struct timespec pause = {.tv_nsec = 20000};
@@ -130,7 +130,7 @@ void fs_slip_gate(struct fs *fs, const struct lock_ref *ref)
         nanosleep(&pause, NULL);
         pthread_mutex_lock(stripe(fs, ref->id));
     }
-    lock_recall_ack(fs->lock, ref);
+    lock_recall_ack(fs->lock, ref, round);
     pthread_mutex_unlock(stripe(fs, ref->id));
 }
 

@@ -103,7 +103,7 @@ void fs_job_finish(struct fs *fs, struct fs_job *job)
     if (first && job->acknowledge) {
         struct lock_ref ref = cache_lock_ref(fs->cache, job->id);
         if (ref.words)
-            fs_slip_gate(fs, &ref);
+            fs_slip_gate(fs, &ref, job->round);
     }
 }
 
@@ -268,14 +268,23 @@ static void prune(struct fs *fs, uint64_t id)
         fuse_lowlevel_notify_inval_entry(fs->se, dir, name, length);
 }
 
+/* A recall that nobody waits for any more. */
+static bool is_void(struct fs *fs, const struct work_item *item, const struct lock_shared *words)
+{
+    return !lock_recall_owed(fs->lock, words) || lock_recall_round(words) != item->round;
+}
+
 static void recall_names(struct fs *fs, const struct work_item *item)
 {
     struct lock_ref ref = cache_lock_ref(fs->cache, item->key);
+    if (ref.words && is_void(fs, item, ref.words))
+        return;
     struct fs_job  *job = ref.words ? fs_job_new(FS_JOB_NAMES, item->key) : NULL;
     uint64_t        dir = 0;
     if (!job)
         return; /* gone, or the sender asks again */
     job->acknowledge = true;
+    job->round = item->round;
     if (item->kind == WORK_RECALL_NAME &&
         (cache_name_get(fs->cache, item->arg, &dir, job->name, &job->length) != 0 || dir != item->key))
         job->length = 0; /* the record is gone: all names of the directory */
@@ -299,7 +308,7 @@ static void recall_data(struct fs *fs, const struct work_item *item)
 {
     struct lock_ref ref = cache_lock_ref(fs->cache, item->key);
     uint32_t        first = (uint32_t)(item->arg >> 32), count = (uint32_t)item->arg;
-    if (!ref.words)
+    if (!ref.words || is_void(fs, item, ref.words))
         return;
     struct fs_node *node = fs_node_at(fs, item->key);
     if (node)
@@ -310,13 +319,14 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     }
     if (!count) { /* attributes only: waits for nothing */
         fuse_lowlevel_notify_inval_inode(fs->se, item->key, -1, 0);
-        fs_slip_gate(fs, &ref);
+        fs_slip_gate(fs, &ref, item->round);
         return;
     }
     struct fs_job *job = fs_job_new(FS_JOB_DATA, item->key);
     if (!job)
         return;
     job->acknowledge = true;
+    job->round = item->round;
     job->first = first;
     job->last = count == UINT32_MAX ? UINT64_MAX : (uint64_t)first + count - 1;
     fs_job_publish(fs, job);

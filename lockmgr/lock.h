@@ -119,7 +119,9 @@ void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
  * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). */
 enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL };
 bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope);
-void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref);
+/* round: of the item that is answered. An item that has outlived its recall (its owner died, or it was sent again) answers nothing, whatever is owed meanwhile. */
+void     lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref, uint32_t round);
+uint32_t lock_recall_round(const struct lock_shared *words); /* of the recall that was sent last */
 bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *words); /* does this member owe one? */
 void lock_slipped(struct lock_mgr *mgr, struct lock_shared *words);                 /* after a write that did not hold the lock */
 

@@ -117,8 +117,16 @@ bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lo
     return all;
 }
 
-void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref)
+uint32_t lock_recall_round(const struct lock_shared *words)
 {
+    return atomic_load_explicit(&words->round, memory_order_seq_cst);
+}
+
+void lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref, uint32_t round)
+{
+    if (lock_recall_round(ref->words) != round)
+        return; /* somebody else's recall, which has an item of its own */
+
     seg_count(mgr->seg, SEG_COUNTER_recalls_served, 1);
     atomic_fetch_and_explicit(&ref->words->owed, ~mgr->self_bit, memory_order_seq_cst); /* A3 */
     lock_wake(mgr, ref);

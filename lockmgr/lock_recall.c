@@ -31,7 +31,7 @@ static void set_phase(struct lock_mgr *mgr, struct lock_shared *words, unsigned 
 
 static int post_recall(struct lock_mgr *mgr, unsigned slot, const struct lock_recall *recall)
 {
-    struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg};
+    struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg, .round = lock_recall_round(recall->ref.words)};
     uint64_t         deadline = lock_now_ms() + mgr->config.recall_timeout_ms;
     for (;;) {
         int result = work_post_wait(mgr->work, slot, &item, true, POST_WAIT_MS);
@@ -75,6 +75,7 @@ static seg_who who_is_active(struct lock_mgr *mgr, unsigned slot)
 static int send_recall(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_t targets)
 {
     struct lock_shared *words = recall->ref.words;
+    atomic_fetch_add_explicit(&words->round, 1, memory_order_seq_cst);     /* before owed: what is left of older recalls answers nothing */
     atomic_fetch_or_explicit(&words->owed, targets, memory_order_seq_cst); /* before the item: an acknowledgement must find its bit */
     for (uint64_t left = targets; left; left &= left - 1) {
         unsigned slot = (unsigned)__builtin_ctzll(left);
@@ -111,7 +112,7 @@ static void urge(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_
 /* A late producer may have spoilt the item. */
 static void post_again(struct lock_mgr *mgr, const struct lock_recall *recall, uint64_t owed)
 {
-    struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg};
+    struct work_item item = {.kind = recall->kind, .key = recall->ref.id, .arg = recall->arg, .round = lock_recall_round(recall->ref.words)};
     for (; owed; owed &= owed - 1)
         work_post(mgr->work, (unsigned)__builtin_ctzll(owed), &item, true);
 }

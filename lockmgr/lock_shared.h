@@ -30,7 +30,8 @@ struct lock_shared { /* SHARED */
     _Atomic uint64_t waiters;            /* (a) bit n: somebody at member n waits for an event of this lock      */
     _Atomic uint64_t starving;           /* (a) bit n: member n has waited long: it is handed the lock           */
     _Atomic uint64_t publish;            /* (a) spin lock: who holds it (slot + 1 | incarnation << 32), 0: free  */
-    _Atomic uint32_t slipped;            /* (a) write-back slipped by while the owner was recalling: recall again */
+    _Atomic uint16_t slipped;            /* (a) write-back slipped by while the owner was recalling: recall again */
+    _Atomic uint16_t round;              /* (w) moves with each recall that is sent: items of an older one are void */
     _Atomic uint32_t event;              /* (a) moves with every change somebody may wait for; the futex word     */
 };
 static_assert(sizeof(struct lock_shared) == 64, "layout v1");

@@ -155,6 +155,16 @@ interrupted() {
 }
 trap interrupted INT TERM
 
+# What tests that crashed have left behind: the first number in the name is the process that made it.
+unit_leftovers_remove() {
+    local file
+    for file in /dev/shm/hearthfs-test-* /dev/shm/hearthfs/hearthfs-test-* "${TMPDIR:-/tmp}"/hearthfs-test-*; do
+        if [[ -e $file && ${file##*/} =~ ^[^0-9]*([0-9]+) && ! -e /proc/${BASH_REMATCH[1]} ]]; then
+            rm -rf --one-file-system "$file"
+        fi
+    done
+}
+
 unit_run() {
     local test=$1 preset=$2 log=$3 began=$EPOCHREALTIME rc=0 limit=$TIMEOUT_UNIT_S tap=$3.tap
     local program=$root/build/$preset/tests/unit/${test#*/}
@@ -163,6 +173,7 @@ unit_run() {
     run_limited "$limit" "$log" "${no_aslr[@]}" env LSAN_OPTIONS="suppressions=$root/tests/unit/lsan.supp:print_suppressions=0" \
         "$program" --tap="$tap" || rc=$?
     unit_count "$test" "$tap" "$log" "$rc" "$(ui_seconds_since "$began")"
+    unit_leftovers_remove
 }
 
 # Unmounts what a test left mounted in its scratch folder; prints how many mounts that were.

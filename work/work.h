@@ -38,6 +38,7 @@ enum work_kind {
 struct work_item {
     uint32_t kind, from; /* from: the producer's slot, filled in by the queue; a peer's word: check before use */
     uint64_t key, arg;
+    uint32_t round; /* 16 bits, the producer's: items of different rounds are not equal (lockmgr/ tells recalls apart by it) */
 };
 
 struct work; /* one process's handle over all queues of a segment */

@@ -57,7 +57,7 @@ static const char *cell_wrong(const struct look *look, uint32_t cells, uint32_t 
         return "producer's slot out of range";
     if (state == WORK_FREE && (uint32_t)look->word != 0)
         return "free cell with leftovers";
-    if (state == WORK_COMMITTED && (look->kind == WORK_NONE || look->from != work_word_slot(look->word)))
+    if (state == WORK_COMMITTED && ((look->kind & 0xffff) == WORK_NONE || look->from != work_word_slot(look->word)))
         return "committed item without a kind, or of another producer than its cell";
     if (ahead == -1 && state == WORK_SKIPPED && p >= look->tail)
         return NULL;

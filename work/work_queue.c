@@ -166,11 +166,17 @@ static int cell_reserve(struct work *work, struct work_queue *queue, uint32_t ce
     return -EUCLEAN;
 }
 
+/* As it lies in the cell: kind:16 | round:16. */
+static uint32_t packed_kind(const struct work_item *item)
+{
+    return (item->kind & 0xffff) | item->round << 16;
+}
+
 static bool item_equals(struct work_cell *cell, const struct work_item *item)
 {
     return atomic_load_explicit(&cell->key, memory_order_relaxed) == item->key &&
            atomic_load_explicit(&cell->arg, memory_order_relaxed) == item->arg &&
-           atomic_load_explicit(&cell->kind, memory_order_relaxed) == item->kind;
+           atomic_load_explicit(&cell->kind, memory_order_relaxed) == packed_kind(item);
 }
 
 /* (A): true when an equal item was there, committed, at the moment of the CAS. */
@@ -204,7 +210,7 @@ static int item_put(struct work *work, struct work_queue *queue, uint32_t cells,
             return err;
         if (work->reserved)
             work->reserved(work->reserved_arg);
-        atomic_store_explicit(&cell->kind, item->kind, memory_order_relaxed);
+        atomic_store_explicit(&cell->kind, packed_kind(item), memory_order_relaxed);
         atomic_store_explicit(&cell->from, work_word_slot(word), memory_order_relaxed);
         atomic_store_explicit(&cell->key, item->key, memory_order_relaxed);
         atomic_store_explicit(&cell->arg, item->arg, memory_order_relaxed);
@@ -298,7 +304,9 @@ int work_queue_take(const struct seg *seg, struct work_queue *queue, uint32_t ce
             hint_push(&queue->head, head);
             continue;
         case WORK_COMMITTED:
-            item->kind = atomic_load_explicit(&cell->kind, memory_order_relaxed);
+            uint32_t packed = atomic_load_explicit(&cell->kind, memory_order_relaxed);
+            item->kind = packed & 0xffff;
+            item->round = packed >> 16;
             item->from = atomic_load_explicit(&cell->from, memory_order_relaxed);
             item->key = atomic_load_explicit(&cell->key, memory_order_relaxed);
             item->arg = atomic_load_explicit(&cell->arg, memory_order_relaxed);

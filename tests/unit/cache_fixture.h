@@ -184,12 +184,28 @@ static inline void fixture_kill(struct fixture *f, struct fixture_member *me, st
     fixture_end(me, false);
 }
 
+static _Atomic unsigned fixture_serial;
+
+static inline void fixture_path(char path[128], unsigned serial)
+{
+    snprintf(path, 128, "/dev/shm/hearthfs-test-cache-%d-%u", (int)getpid(), serial);
+}
+
+/* For .fini: a test that failed leaves its files. */
+static inline void fixture_remove(void)
+{
+    char path[128];
+    for (unsigned serial = 0; serial < atomic_load(&fixture_serial); serial++) {
+        fixture_path(path, serial);
+        unlink(path);
+    }
+}
+
 static inline struct fixture *fixture_open_shape(const struct fixture_shape *shape)
 {
     struct fixture *f = calloc(1, sizeof *f);
     cr_assert(f != NULL);
-    static _Atomic unsigned serial;
-    snprintf(f->path, sizeof f->path, "/dev/shm/hearthfs-test-%d-%u", (int)getpid(), serial++);
+    fixture_path(f->path, atomic_fetch_add(&fixture_serial, 1));
     unlink(f->path);
     fixture_plan(&f->plan, shape);
     fixture_join(f);

@@ -33,7 +33,7 @@ static struct place place;
 
 static inline void place_begin(void)
 {
-    strcpy(place.dir, "/dev/shm/hearth-test.XXXXXX");
+    snprintf(place.dir, sizeof place.dir, "/dev/shm/hearthfs-test-persist-%d-XXXXXX", (int)getpid());
     cr_assert_not_null(mkdtemp(place.dir));
     snprintf(place.path, sizeof place.path, "%s/seg", place.dir);
     snprintf(place.spec, sizeof place.spec, "file:%s", place.path);

@@ -106,7 +106,7 @@ static void scene_run(scene_fn body, const struct origin_options *options, const
     char          top[PATH_MAX - 16];
 
     cr_assert(scene);
-    snprintf(top, sizeof top, "%s/hearth-origin-XXXXXX", base);
+    snprintf(top, sizeof top, "%s/hearthfs-test-origin-%d-XXXXXX", base, (int)getpid());
     cr_assert(mkdtemp(top), "mkdtemp %s: %s", top, strerror(errno));
     sys(chmod(top, 0755));
     snprintf(scene->dir, sizeof scene->dir, "%s/shared", top);

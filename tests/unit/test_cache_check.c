@@ -10,6 +10,8 @@
 
 #include "cache_tree_tools.h"
 
+TestSuite(cache_check, .fini = fixture_remove);
+
 struct scene {
     struct fixture     *f;
     struct cache       *cache;

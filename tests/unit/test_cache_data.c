@@ -2,6 +2,8 @@
 /* test_cache_data.c - hits, fills, changes and drops of cached pages: cache_read.c, cache_fill.c, cache_write.c, cache_frame.c. */
 #include "cache_data_tools.h"
 
+TestSuite(cache_data, .fini = fixture_remove);
+
 enum { MIB = 1 << 20 };
 
 static int range_read(struct cache *cache, uint64_t id, uint64_t off, size_t size, struct iovec *iov,

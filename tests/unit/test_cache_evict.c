@@ -2,6 +2,8 @@
 /* test_cache_evict.c - eviction and the life of chunks: cache_evict.c, cache_chunk.c, and the taking of frames in cache_frame.c. */
 #include "cache_data_tools.h"
 
+TestSuite(cache_evict, .fini = fixture_remove);
+
 enum { MIB = 1 << 20, THREADS = 4 };
 
 /* Goal: eviction makes progress also where everything is marked used.

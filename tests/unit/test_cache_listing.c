@@ -6,6 +6,8 @@
  */
 #include "cache_tree_tools.h"
 
+TestSuite(cache_listing, .fini = fixture_remove);
+
 static struct fixture *small(void)
 {
     struct fixture_shape shape = {.frames = 2048, .inodes = 64, .names = 64, .chunks = 256};

@@ -6,6 +6,8 @@
  */
 #include "cache_tree_tools.h"
 
+TestSuite(cache_name, .fini = fixture_remove);
+
 static struct fixture *small(uint64_t names)
 {
     struct fixture_shape shape = {.frames = 512, .inodes = 256, .names = names, .chunks = 64};

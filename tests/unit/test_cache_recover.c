@@ -11,6 +11,8 @@
 
 #include "cache_tree_tools.h"
 
+TestSuite(cache_recover, .fini = fixture_remove);
+
 enum { OLD_DIR = 1, OLD_FILE = 2, OLD_CHILD = 3 };
 
 struct scene { /* what was there before the child came; ids are the same in all processes */

@@ -7,6 +7,8 @@
 
 #include "cache_data_tools.h"
 
+TestSuite(cache_stress, .fini = fixture_remove);
+
 enum {
     MIB = 1 << 20,
     FILE_PAGES = 48,

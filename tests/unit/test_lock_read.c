@@ -48,6 +48,52 @@ Test(lock_read, answers_when_it_may)
     fixture_close();
 }
 
+/* Goal:   a READ of pages answers only when nobody recalls or writes, the own member included and whatever it owes; while it waits it takes no interest.
+ * Method: every owner, phase and owed bit by hand. */
+Test(lock_read, pages_wait_for_every_owner)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_shared    *words = fixture_ref(0).words;
+
+    for (unsigned phase = LOCK_IDLE; phase <= LOCK_GRANTED; phase++) {
+        for (unsigned i = 0; i < 16; i++) {
+            bool owes = i & 1, is_own = i & 2;
+            atomic_store(&words->owner, phase == LOCK_IDLE ? 0 : lock_own_word(is_own ? b->mgr : a->mgr, phase));
+            atomic_store(&words->owed, owes ? b->bit : 0);
+            atomic_store(&words->interest, a->bit | (i & 4 ? b->bit : 0));
+            atomic_store(&words->touched, a->bit | (i & 8 ? b->bit : 0));
+            bool may = phase == LOCK_IDLE || phase == LOCK_GRANTED;
+
+            cr_expect_eq(lock_read_begin_page(b->mgr, words), may ? LOCK_READ_GO : LOCK_READ_WAIT, "phase %u, case %u", phase, i);
+            cr_expect_eq(atomic_load(&words->interest), a->bit | (may || i & 4 ? b->bit : 0), "phase %u, case %u", phase, i);
+            cr_expect_eq(atomic_load(&words->touched), a->bit | (may || i & 8 ? b->bit : 0), "phase %u, case %u", phase, i);
+        }
+    }
+    fixture_close();
+}
+
+/* Goal:   lock_interest_take sets the own two bits, whoever owns the lock, and nothing else.
+ * Method: each combination of the bits before, with an owner and without. */
+Test(lock_read, interest_is_taken_whoever_owns)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_shared    *words = fixture_ref(0).words;
+
+    for (unsigned i = 0; i < 12; i++) {
+        uint64_t owner = i / 4 == 0 ? 0 : lock_own_word(i / 4 == 1 ? a->mgr : b->mgr, i / 4 == 1 ? LOCK_WRITING : LOCK_RECALLING);
+        atomic_store(&words->owner, owner);
+        atomic_store(&words->owed, a->bit);
+        atomic_store(&words->interest, a->bit | (i & 1 ? b->bit : 0));
+        atomic_store(&words->touched, i & 2 ? b->bit : 0);
+        lock_interest_take(b->mgr, words);
+        cr_expect_eq(atomic_load(&words->interest), a->bit | b->bit, "case %u", i);
+        cr_expect_eq(atomic_load(&words->touched), b->bit, "case %u", i);
+        cr_expect_eq(atomic_load(&words->owner), owner, "case %u", i);
+        cr_expect_eq(atomic_load(&words->owed), a->bit, "case %u", i);
+    }
+    fixture_close();
+}
+
 /* Goal:   A1 clears touched, and interest when everything is dropped: PART never, ALL always, SHRINK if nothing was asked for since the last recall.
  * Method: each scope, with and without a read in between; another member's bits stay. */
 Test(lock_read, recalled_member_gives_up_interest)
@@ -69,7 +115,7 @@ Test(lock_read, recalled_member_gives_up_interest)
         cr_expect_eq(atomic_load(&ref.words->touched), a->bit, "case %u", i);
         cr_expect(lock_recall_owed(b->mgr, ref.words), "not acknowledged yet");
         cr_expect_not(lock_recall_owed(a->mgr, ref.words));
-        lock_recall_ack(b->mgr, &ref);
+        lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
         cr_expect_eq(atomic_load(&ref.words->owed), 0);
     }
     cr_assert_eq(seg_counter_read(b->seg, b->slot, SEG_COUNTER_recalls_served), 6);
@@ -81,6 +127,7 @@ Test(lock_read, recalled_member_gives_up_interest)
 /* ---- waiting ---- */
 struct reader {
     struct fixture_member *me;
+    bool                   page;
     pthread_t              thread;
     _Atomic bool           stop, done;
     _Atomic int            result;
@@ -96,17 +143,18 @@ static void *read_run(void *arg)
     struct reader  *r = arg;
     struct lock_ref ref = fixture_ref(0);
     int             result = 0;
-    while (result == 0 && lock_read_begin(r->me->mgr, ref.words) == LOCK_READ_WAIT)
-        result = lock_read_wait(r->me->mgr, &ref, false, reader_stop, r);
+    while (result == 0 && (r->page ? lock_read_begin_page : lock_read_begin)(r->me->mgr, ref.words) == LOCK_READ_WAIT)
+        result = lock_read_wait(r->me->mgr, &ref, r->page, reader_stop, r);
     atomic_store(&r->result, result);
     atomic_store(&r->done, true);
     return NULL;
 }
 
-static void reader_start(struct reader *r, struct fixture_member *me)
+static void reader_start(struct reader *r, struct fixture_member *me, bool page)
 {
     memset(r, 0, sizeof *r);
     r->me = me;
+    r->page = page;
     cr_assert_eq(pthread_create(&r->thread, NULL, read_run, r), 0);
 }
 
@@ -131,13 +179,13 @@ Test(lock_read, waits_after_the_acknowledgement)
     fixture_take(1);
     cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_GO);
     lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_ALL);
-    lock_recall_ack(b->mgr, &ref);
+    lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
     cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_WAIT, "the writer needs nothing more of it");
     cr_assert_eq((atomic_load(&ref.words->interest) | atomic_load(&ref.words->touched)) & b->bit, 0, "it would make the writer start over");
-    reader_start(&r, b);
+    reader_start(&r, b, false);
     fixture_take(2);
     lock_recall_begin(c->mgr, &ref, LOCK_SCOPE_ALL);
-    lock_recall_ack(c->mgr, &ref);
+    lock_recall_ack(c->mgr, &ref, lock_recall_round(ref.words));
     fixture_until(atomic_load(&w.done));
     cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
     cr_assert_eq(lock_read_begin(c->mgr, ref.words), LOCK_READ_WAIT);
@@ -162,26 +210,65 @@ Test(lock_read, waiting_reader_is_let_go_by_a_recall)
     cr_assert_eq(lock_read_begin(c->mgr, ref.words), LOCK_READ_GO);
     fixture_writer_start(&w, a, 1, 0);
     fixture_take(2);
-    reader_start(&r, b);
+    reader_start(&r, b, false);
     fixture_until(atomic_load(&ref.words->waiters) & b->bit);
     cr_assert_not(atomic_load(&r.done));
     atomic_fetch_or(&ref.words->interest, b->bit);
     atomic_fetch_or(&ref.words->touched, b->bit);
     lock_recall_begin(c->mgr, &ref, LOCK_SCOPE_ALL);
-    lock_recall_ack(c->mgr, &ref);
+    lock_recall_ack(c->mgr, &ref, lock_recall_round(ref.words));
     fixture_take(1); /* W4 has seen it */
     lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_ALL);
     cr_assert_eq(reader_end(&r), 0); /* before the acknowledgement, which in a kernel waits for the reader's page */
-    lock_recall_ack(b->mgr, &ref);
+    lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
     while (!atomic_load(&w.done)) { /* once more if that reader set its bit after A1 */
         struct work_item item;
         if (work_take(b->work, &item) == 1) {
             lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_ALL);
-            lock_recall_ack(b->mgr, &ref);
+            lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
         }
     }
     cr_assert_eq(atomic_load(&ref.words->touched), 0);
     cr_assert_eq(fixture_writer_end(&w), 0);
+    fixture_check(true);
+    fixture_close();
+}
+
+/* Goal:   a READ of pages waits from the moment the lock is taken until it is released, through the recall of its own member, and does not make the writer start over.
+ * Method: member 1 owes; two of its READs wait, one that came before the recall and one that came after A1; a name is answered meanwhile. Then the
+ *         writer's own member likewise. */
+Test(lock_read, pages_wait_until_the_release)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    struct fixture_writer  w;
+    struct reader          r, late, own;
+
+    cr_assert_eq(lock_read_begin_page(b->mgr, ref.words), LOCK_READ_GO);
+    fixture_writer_start(&w, a, 1, 0);
+    fixture_take(1);
+    reader_start(&r, b, true);
+    reader_start(&own, a, true);
+    fixture_until((atomic_load(&ref.words->waiters) & (a->bit | b->bit)) == (a->bit | b->bit));
+    cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_GO, "what is no page gets the old state");
+    lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_PART);
+    reader_start(&late, b, true);
+    for (unsigned i = 0; i < 5 * LOCK_POLL_MS; i++) /* time to look again, woken by A1 and by polling */
+        fixture_nap();
+    cr_assert_not(atomic_load(&r.done) || atomic_load(&late.done) || atomic_load(&own.done));
+    lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
+    fixture_until(atomic_load(&w.done));
+    for (unsigned i = 0; i < 5 * LOCK_POLL_MS; i++)
+        fixture_nap();
+    cr_assert_not(atomic_load(&r.done) || atomic_load(&late.done) || atomic_load(&own.done));
+    cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
+    cr_assert_eq(atomic_load(&ref.words->touched), 0, "it would make the writer start over");
+    cr_assert_eq(fixture_writer_end(&w), 0);
+    cr_assert_eq(reader_end(&r), 0);
+    cr_assert_eq(reader_end(&late), 0);
+    cr_assert_eq(reader_end(&own), 0);
+    cr_assert_eq(atomic_load(&ref.words->touched), a->bit | b->bit);
+    cr_assert_eq(seg_counter_read(a->seg, a->slot, SEG_COUNTER_recall_rounds), 1);
     fixture_check(true);
     fixture_close();
 }
@@ -194,11 +281,15 @@ Test(lock_read, waiting_reader_can_be_ended)
     struct reader          r;
 
     atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_WRITING));
-    reader_start(&r, b);
+    reader_start(&r, b, false);
     fixture_until(atomic_load(&ref.words->waiters) & b->bit);
     atomic_store(&r.stop, true);
     cr_assert_eq(reader_end(&r), -EINTR);
-    reader_start(&r, b);
+    reader_start(&r, b, true);
+    fixture_until(atomic_load(&ref.words->waiters) & b->bit);
+    atomic_store(&r.stop, true);
+    cr_assert_eq(reader_end(&r), -EINTR);
+    reader_start(&r, b, false);
     cr_assert(seg_member_fence(a->seg, b->slot, seg_self_incarnation(b->seg)));
     cr_assert_eq(reader_end(&r), -EIO);
     atomic_store(&ref.words->owner, 0);

@@ -11,7 +11,7 @@ static void answer(unsigned n, unsigned inode, enum lock_scope scope)
 {
     struct lock_ref ref = fixture_ref(inode);
     lock_recall_begin(fixture.member[n].mgr, &ref, scope);
-    lock_recall_ack(fixture.member[n].mgr, &ref);
+    lock_recall_ack(fixture.member[n].mgr, &ref, lock_recall_round(ref.words));
 }
 
 static void interest_take(unsigned n, unsigned inode)
@@ -103,7 +103,7 @@ Test(lock_recall, asks_again_who_has_read_since)
         lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_PART);
         if (i < 2)
             interest_take(1, 0);
-        lock_recall_ack(b->mgr, &ref);
+        lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
     }
     fixture_until(atomic_load(&w.done));
     cr_assert_eq(atomic_load(&ref.words->touched), 0);
@@ -118,6 +118,34 @@ Test(lock_recall, asks_again_who_has_read_since)
     answer(2, 0, LOCK_SCOPE_SHRINK);
     cr_assert_eq(fixture_writer_end(&w), 0);
     cr_assert_eq(atomic_load(&ref.words->interest), 0, "asked for nothing since: all is dropped");
+    fixture_check(true);
+    fixture_close();
+}
+
+/* Goal:   an item that has outlived its recall answers nothing, whatever is owed by then.
+ * Method: the round of a finished recall is kept and offered as the answer to the next one. */
+Test(lock_recall, left_over_item_answers_nothing)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    struct fixture_writer  w;
+
+    interest_take(1, 0);
+    fixture_writer_start(&w, a, 1, 0);
+    fixture_take(1);
+    uint32_t old_round = lock_recall_round(ref.words);
+    answer(1, 0, LOCK_SCOPE_PART);
+    cr_assert_eq(fixture_writer_end(&w), 0);
+
+    interest_take(1, 0);
+    fixture_writer_start(&w, a, 1, 0);
+    fixture_take(1);
+    cr_assert_neq(lock_recall_round(ref.words), old_round);
+    lock_recall_ack(b->mgr, &ref, old_round);
+    cr_assert(lock_recall_owed(b->mgr, ref.words), "answered by an item of an older recall");
+    cr_assert_eq(fixture_phase(ref.words), LOCK_RECALLING);
+    answer(1, 0, LOCK_SCOPE_PART);
+    cr_assert_eq(fixture_writer_end(&w), 0);
     fixture_check(true);
     fixture_close();
 }

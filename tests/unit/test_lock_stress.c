@@ -249,7 +249,7 @@ static void answer(unsigned member, const struct work_item *item)
         drop(kernel, 0, PAGES);
         sched_yield();
         lock_recall_begin(mgr_of(member), &ref, LOCK_SCOPE_ALL);
-        lock_recall_ack(mgr_of(member), &ref);
+        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
         return;
     }
     if (lock_recall_begin(mgr_of(member), &ref, first == 0 && count == UINT32_MAX ? LOCK_SCOPE_ALL : LOCK_SCOPE_SHRINK)) {
@@ -259,12 +259,12 @@ static void answer(unsigned member, const struct work_item *item)
     if (mistake == LOSE_INTEREST_IN_THE_REST)
         lock_interest_drop(mgr_of(member), ref.words);
     if (mistake == ACKNOWLEDGE_BEFORE_DROP) {
-        lock_recall_ack(mgr_of(member), &ref);
+        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
         sched_yield();
     }
     drop(kernel, first, count);
     if (mistake != ACKNOWLEDGE_BEFORE_DROP)
-        lock_recall_ack(mgr_of(member), &ref);
+        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
 }
 
 static void *dispatcher_run(void *arg)

@@ -96,7 +96,7 @@ Test(persist_destroy, records_alone_go_too)
 {
     char                  spec[64], name[48];
     struct persist_record record = {.member = "a"};
-    snprintf(name, sizeof name, "hearth-test-%d", (int)getpid()); /* its memory has gone with a reboot */
+    snprintf(name, sizeof name, "hearthfs-test-%d", (int)getpid()); /* its memory has gone with a reboot */
     snprintf(spec, sizeof spec, "shm:%s", name);
     cr_assert_eq(persist_record_store(place.state, name, &record, err), 0);
     cr_expect_eq(persist_destroy(spec, place.state, false, err), 0, "%s", err);

@@ -78,7 +78,7 @@ Test(persist_inspect, an_absent_segment_is_not_made)
     cr_expect_eq(persist_inspect_open(place.spec, &seg, &cache, err), -ENOENT);
     cr_expect(err[0] && !strchr(err, '\n'));
     cr_expect(!exists(place.path));
-    snprintf(path, sizeof path, "hearth-test-%d-absent", (int)getpid());
+    snprintf(path, sizeof path, "hearthfs-test-%d-absent", (int)getpid());
     bool had_folder = exists("/dev/shm/hearthfs");
     cr_expect_eq(persist_inspect_open(path, &seg, &cache, err), -ENOENT);
     cr_expect_eq(exists("/dev/shm/hearthfs"), had_folder);
@@ -134,7 +134,7 @@ Test(persist_inspect, list_has_the_segments_of_the_host)
 {
     char                   name[64], spec[80], err[SEG_ERR_BYTES];
     struct persist_session session;
-    snprintf(name, sizeof name, "hearth-test-%d", (int)getpid());
+    snprintf(name, sizeof name, "hearthfs-test-%d", (int)getpid());
     snprintf(spec, sizeof spec, "shm:%s", name);
     struct persist_config config = place_config("a");
     config.spec = spec;

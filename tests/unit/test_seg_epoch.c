@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include "seg_fixture.h"
+#include "seg_internal.h"
 
 TestSuite(seg_epoch, .fini = fixture_remove, .timeout = 60);
 
@@ -85,7 +86,7 @@ static void *crowd_thread(void *arg)
     return NULL;
 }
 
-/* Goal:   slots are given back when threads end, and more than 64 threads wait for one rather than share.
+/* Goal:   slots go from thread to thread, and more than 64 threads wait for one rather than share.
  * Method: 10 generations of 30 threads; then 80 threads that start together. */
 Test(seg_epoch, slots_go_round)
 {
@@ -107,6 +108,73 @@ Test(seg_epoch, slots_go_round)
     }
     cr_assert_leq(atomic_load(&crowd.inside_max), SEG_THREADS_MAX);
     cr_assert_eq(seg_epoch_oldest(seg), UINT64_MAX);
+    seg_member_leave(seg);
+    seg_close(seg);
+}
+
+struct keeper {
+    struct seg  *seg;
+    _Atomic bool kept, seen, go;
+};
+
+static void *keeper_thread(void *arg)
+{
+    struct keeper *keeper = arg;
+    seg_epoch_keep(keeper->seg);
+    seg_epoch_keep(keeper->seg); /* it is the same slot */
+    for (int i = 0; i < 3; i++) {
+        seg_epoch_enter(keeper->seg);
+        seg_epoch_enter(keeper->seg);
+        seg_epoch_exit(keeper->seg);
+        seg_epoch_exit(keeper->seg);
+    }
+    atomic_store(&keeper->kept, true);
+    while (!atomic_load(&keeper->go))
+        sched_yield();
+    return NULL;
+}
+
+/* Goal:   the outermost exit gives the slot back, unless the thread keeps it: then the thread's end does. A kept slot holds no epoch between exit and enter.
+ * Method: look at the bitmap of slots; all but one are kept by threads that only wait, and 80 others go through the last one; then the keepers end. */
+Test(seg_epoch, kept_slots_end_with_their_threads)
+{
+    enum { KEEPERS = SEG_THREADS_MAX - 1, OTHERS = 80 };
+    static struct keeper keeper[KEEPERS];
+    struct seg          *seg = fixture_open(fixture_path(), 64);
+    pthread_t            keeping[KEEPERS], other[OTHERS];
+    pthread_barrier_t    barrier;
+    struct crowd         crowd = {.seg = seg, .barrier = &barrier};
+
+    fixture_join(seg, 1);
+    seg_epoch_enter(seg);
+    cr_assert_eq(atomic_load(&seg->thread_bits), 1);
+    seg_epoch_enter(seg);
+    seg_epoch_exit(seg);
+    cr_assert_eq(atomic_load(&seg->thread_bits), 1, "not the outermost exit");
+    seg_epoch_exit(seg);
+    cr_assert_eq(atomic_load(&seg->thread_bits), 0);
+
+    for (int i = 0; i < KEEPERS; i++) {
+        keeper[i].seg = seg;
+        cr_assert_eq(pthread_create(&keeping[i], NULL, keeper_thread, &keeper[i]), 0);
+        while (!atomic_load(&keeper[i].kept))
+            sched_yield();
+        cr_assert_eq(atomic_load(&seg->thread_bits), UINT64_MAX >> (SEG_THREADS_MAX - 1 - i));
+    }
+    cr_assert_eq(seg_epoch_oldest(seg), UINT64_MAX);
+    pthread_barrier_init(&barrier, NULL, OTHERS);
+    for (int i = 0; i < OTHERS; i++)
+        cr_assert_eq(pthread_create(&other[i], NULL, crowd_thread, &crowd), 0);
+    for (int i = 0; i < OTHERS; i++)
+        pthread_join(other[i], NULL);
+    pthread_barrier_destroy(&barrier);
+    cr_assert_eq(atomic_load(&crowd.inside_max), 1);
+    cr_assert_eq(atomic_load(&seg->thread_bits), UINT64_MAX >> 1);
+    for (int i = 0; i < KEEPERS; i++) {
+        atomic_store(&keeper[i].go, true);
+        pthread_join(keeping[i], NULL);
+    }
+    cr_assert_eq(atomic_load(&seg->thread_bits), 0);
     seg_member_leave(seg);
     seg_close(seg);
 }

@@ -11,17 +11,21 @@
 Test(lock_rank, upward_is_allowed)
 {
     for (int round = 0; round < 2; round++) {
-        lock_rank_push(LOCK_RANK_SEG_MEMBERS);
         lock_rank_push(LOCK_RANK_INODE_WRITE);
         lock_rank_push(LOCK_RANK_INODE_WRITE);
         for (int page = 0; page < 300; page++)
             lock_rank_push(LOCK_RANK_PAGE_CLAIM);
+        lock_rank_push(LOCK_RANK_SEG_MEMBERS);
+        lock_rank_push(LOCK_RANK_INODE_PUBLISH);
         lock_rank_push(LOCK_RANK_CACHE_BUCKET);
+        lock_rank_push(LOCK_RANK_PROCESS_LEAF);
         lock_rank_pop(LOCK_RANK_INODE_WRITE);
         lock_rank_pop(LOCK_RANK_CACHE_BUCKET);
+        lock_rank_pop(LOCK_RANK_PROCESS_LEAF);
+        lock_rank_pop(LOCK_RANK_INODE_PUBLISH);
+        lock_rank_pop(LOCK_RANK_SEG_MEMBERS);
         for (int page = 0; page < 300; page++)
             lock_rank_pop(LOCK_RANK_PAGE_CLAIM);
-        lock_rank_pop(LOCK_RANK_SEG_MEMBERS);
         lock_rank_push(LOCK_RANK_INODE_WRITE);
         lock_rank_pop(LOCK_RANK_INODE_WRITE);
         lock_rank_pop(LOCK_RANK_INODE_WRITE);

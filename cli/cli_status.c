@@ -113,7 +113,7 @@ int cli_status(int argc, char **argv)
         .doc = "Show a segment: how full it is, who has it mounted, and what the cache has done.\v"
                "NAME is the segment's name, or file:PATH. Without it: the only segment of this host, or a list when there are several.\n"
                "\n"
-               "What to look at: origin_read_bytes stands still while reads are served from the cache; hits and misses count pages that "
+               "What to look at: origin_read_bytes stands still while reads are served from the cache; hits and misses count READ requests that "
                "the guest's kernel asked for (what its own page cache answers costs nothing and is not counted).\n"
                "\n"
                "Examples:\n"

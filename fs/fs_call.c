@@ -2,7 +2,8 @@
 /*
  * fs_call.c - receiving requests, and the lanes of workers for those that may wait.
  *
- * Receiving threads answer hits where they stand; everything that may wait becomes a `struct fs_call` in one of the lanes (fs_internal.h), so that a receiver
+ * Receiving threads answer hits where they stand, and up to FS_IN_PLACE_MAX of them carry out a change themselves (the others keep receiving, so that nothing is ever held
+ * up by a change that waits); everything else that may wait becomes a `struct fs_call` in one of the lanes (fs_internal.h), so that a receiver
  * is back at /dev/fuse at once. Lanes are separate sets of threads because of the law of coherence: a recall must be answerable without any other
  * request making progress. A lane starts threads as it needs them, up to its limit; idle ones leave after a while.
  *
@@ -38,6 +39,7 @@ struct fs_lanes {
 };
 
 static _Thread_local struct fuse_buf *tls_buffer;  /* what this receiver reads into               */
+static _Thread_local struct fs_reader *tls_reader; /* this receiver's state; NULL: another thread */
 static _Thread_local bool             tls_requeued; /* run() has queued its call again            */
 
 struct fs_call *fs_call_new(fuse_req_t req, fs_call_fn run, uint64_t ino, bool keep_buffer)
@@ -130,8 +132,29 @@ static void lane_push(struct fs *fs, struct fs_call *call, enum fs_lane which)
     pthread_attr_destroy(&attr);
 }
 
+/* A change is carried out by the receiver itself while enough others are left to receive: that spares two switches of threads. */
+static bool run_in_place(struct fs *fs, struct fs_call *call, enum fs_lane lane)
+{
+    if (lane != FS_LANE_CHANGE || !tls_reader)
+        return false;
+    if (atomic_fetch_add(&fs->in_place, 1) >= FS_IN_PLACE_MAX) {
+        atomic_fetch_sub(&fs->in_place, 1);
+        return false;
+    }
+    atomic_store(&tls_reader->in_place, true);
+    tls_requeued = false;
+    call->run(fs, call);
+    if (!tls_requeued)
+        call_free(call);
+    atomic_store(&tls_reader->in_place, false);
+    atomic_fetch_sub(&fs->in_place, 1);
+    return true;
+}
+
 void fs_call_queue(struct fs *fs, struct fs_call *call, enum fs_lane lane)
 {
+    if (run_in_place(fs, call, lane))
+        return;
     seg_count(fs->seg, SEG_COUNTER_requests_queued, 1);
     lane_push(fs, call, lane);
 }
@@ -257,7 +280,7 @@ bool fs_drained(struct fs *fs, struct fs_drain *drain)
         struct fs_reader *reader = &fs->reader_state[i];
         bool asleep = atomic_load(&reader->in_read) && fs_thread_in_state(atomic_load(&reader->thread), 'S') && atomic_load(&reader->in_read);
         drain->empty |= asleep;
-        if (was_empty && (asleep || atomic_load(&reader->loops) != drain->loops[i]))
+        if (was_empty && (asleep || atomic_load(&reader->in_place) || atomic_load(&reader->loops) != drain->loops[i]))
             drain->seen |= 1ull << i;
     }
     for (unsigned i = 0; drain->empty && !was_empty && i < fs->reader_count; i++)
@@ -274,6 +297,7 @@ void *fs_receive(void *arg)
 
     prctl(PR_SET_NAME, "hearth-receive");
     tls_buffer = &buf;
+    tls_reader = self;
     atomic_store(&self->thread, (pid_t)syscall(SYS_gettid));
     seg_epoch_keep(fs->seg);
     while (!fuse_session_exited(fs->se)) {

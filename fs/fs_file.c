@@ -52,7 +52,8 @@ static void fetch_fsync(struct fs *fs, struct fs_call *call)
     struct origin_ref ref;
     struct lock_ref   lock = cache_lock_ref(fs->cache, call->ino);
     int               result = fs_ref(fs, call->ino, &ref);
-    if (result == 0 && lock.words && atomic_load(&lock.words->slipped) && lock_read_peek(fs->lock, lock.words) == LOCK_READ_WAIT) {
+    if (result == 0 && lock.words && atomic_load(&lock.words->slipped) && !call->wait_page) {
+        call->wait_page = true; /* until nobody recalls or writes: once */
         fs_call_turn(fs, call, call->ino);
         return;
     }

@@ -14,7 +14,7 @@
 
 #define FS_FOREVER 1e8 /* seconds: what a kernel may keep until it is recalled */
 
-enum { FS_IOV_MAX = 264, FS_LOCKS = 6, FS_STRIPES = 64, FS_READERS = 4, FS_REQUEST_MAX = 1 << 20 };
+enum { FS_IOV_MAX = 264, FS_LOCKS = 6, FS_STRIPES = 64, FS_READERS = 4, FS_IN_PLACE_MAX = 2, FS_REQUEST_MAX = 1 << 20 };
 
 /*
  * Lanes: which threads a request that may wait is given to. A lane never holds requests that others need in order to move:
@@ -72,9 +72,10 @@ struct fs {
     struct fs_reader {
         _Atomic pid_t    thread;
         _Atomic uint64_t loops;   /* requests dealt with                 */
-        _Atomic bool     in_read; /* in the kernel for the next one      */
+        _Atomic bool     in_read;  /* in the kernel for the next one     */
+        _Atomic bool     in_place; /* carrying out a change itself       */
     } reader_state[FS_READERS];
-    _Atomic unsigned        reader_next;
+    _Atomic unsigned        reader_next, in_place; /* in_place: receivers that are carrying out a change */
     unsigned                reader_count;
 };
 

@@ -3,7 +3,7 @@
  * fs_inval.c - dropping pages of one inode from the own kernel while requests of that kernel are in flight.
  *
  * notify_inval_inode goes through the range page by page and waits for each that is locked. Locked pages are:
- *   - under a READ: its answer does not wait for us (lock_read.c answers a member that owes at once), so it is waited for;
+ *   - under a READ: that is being answered: it is waited for; one that itself waits for a writer is held (fs_inflight.c): left out;
  *   - under write-back of a mapping: that WRITE slips past the lock (fs_write.c), so it is waited for;
  *   - under the very write-back that holds the inode's lock and recalls its own kernel (something had slipped by): left out;
  *   - at the edge of a WRITE of ours that waits for the lock: never waited for. While it is locked nobody can read it, and it is not up to date when

@@ -19,7 +19,7 @@
  * nothing. One bitmap for both would lose the rest: a later write elsewhere in the file would find no interest and recall nobody.
  *
  * The law: a recall is answered without any other request making progress. Readers that find RECALLING while their member owes
- * an acknowledgement answer at once with the old data.
+ * an acknowledgement answer at once with the old data; READs of pages wait, but then the invalidation goes round their pages (lock_read_begin_page).
  *
  * Waiting. A waiter sets its member's bit in `waiters`, looks again, and sleeps on the inode's event word (a futex of this kernel); whoever changes the
  * state takes the bits, moves the word and wakes; members of other kernels are sent WORK_LOCK_EVENT and their dispatcher calls lock_event(). Every sleep

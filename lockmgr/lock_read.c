@@ -113,6 +113,8 @@ bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lo
     bool     all = scope == LOCK_SCOPE_ALL || (scope == LOCK_SCOPE_SHRINK && !(before & mgr->self_bit));
     if (all)
         atomic_fetch_and_explicit(&ref->words->interest, ~mgr->self_bit, memory_order_seq_cst);
+    else if (before & mgr->self_bit) /* a reader may have set both bits while an earlier recall gave up interest: the rest that stays must be asked for */
+        atomic_fetch_or_explicit(&ref->words->interest, mgr->self_bit, memory_order_seq_cst);
     lock_wake(mgr, ref); /* readers of this member that wait may answer now, and must: the kernel's invalidation waits for their pages */
     return all;
 }

@@ -170,7 +170,8 @@ static int recall_round(struct lock_mgr *mgr, const struct lock_recall *recalls,
 
 static uint64_t others_interested(struct lock_mgr *mgr, const struct lock_shared *words)
 {
-    return atomic_load_explicit(&words->interest, memory_order_seq_cst) & ~mgr->self_bit; /* W2 */
+    uint64_t either = atomic_load_explicit(&words->interest, memory_order_seq_cst) | atomic_load_explicit(&words->touched, memory_order_seq_cst);
+    return either & ~mgr->self_bit; /* W2 */
 }
 
 static uint64_t others_touched(struct lock_mgr *mgr, const struct lock_shared *words)

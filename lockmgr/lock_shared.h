@@ -2,7 +2,7 @@
 /*
  * lock_shared.h - the lock and interest words of one inode, as all members see them: one cache line.
  *
- * owner word: slot + 1 : 8 | phase : 8 | handoff : 8 | zero : 8 | incarnation : 32. All zero: free.
+ * owner word: slot + 1 : 8 | phase : 8 | zero : 16 | incarnation : 32. All zero: free.
  *   (a) any member, by CAS from free;  afterwards only the owner (or recovery, once the owner is proven dead)
  */
 #ifndef HEARTH_LOCK_SHARED_H

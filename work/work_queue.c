@@ -304,9 +304,9 @@ int work_queue_take(const struct seg *seg, struct work_queue *queue, uint32_t ce
             hint_push(&queue->head, head);
             continue;
         case WORK_COMMITTED:
-            uint32_t packed = atomic_load_explicit(&cell->kind, memory_order_relaxed);
-            item->kind = packed & 0xffff;
-            item->round = packed >> 16;
+            item->kind = atomic_load_explicit(&cell->kind, memory_order_relaxed);
+            item->round = item->kind >> 16; /* as packed_kind() put it */
+            item->kind &= 0xffff;
             item->from = atomic_load_explicit(&cell->from, memory_order_relaxed);
             item->key = atomic_load_explicit(&cell->key, memory_order_relaxed);
             item->arg = atomic_load_explicit(&cell->arg, memory_order_relaxed);

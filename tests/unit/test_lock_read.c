@@ -94,8 +94,9 @@ Test(lock_read, interest_is_taken_whoever_owns)
     fixture_close();
 }
 
-/* Goal:   A1 clears touched, and interest when everything is dropped: PART never, ALL always, SHRINK if nothing was asked for since the last recall.
- * Method: each scope, with and without a read in between; another member's bits stay. */
+/* Goal:   A1 clears touched, and interest when everything is dropped: PART never, ALL always, SHRINK if nothing was asked for since the last recall. Where the
+ *         rest stays that was asked for, interest is set afterwards, even if a reader and the recall before have left touched alone.
+ * Method: each scope, with and without a read in between, with and without interest; another member's bits stay. */
 Test(lock_read, recalled_member_gives_up_interest)
 {
     struct fixture_member *a = fixture_open(), *b = fixture_join(1);
@@ -106,19 +107,21 @@ Test(lock_read, recalled_member_gives_up_interest)
     } cases[] = {{LOCK_SCOPE_PART, false, false},  {LOCK_SCOPE_PART, true, false}, {LOCK_SCOPE_SHRINK, false, true},
                  {LOCK_SCOPE_SHRINK, true, false}, {LOCK_SCOPE_ALL, false, true},  {LOCK_SCOPE_ALL, true, true}};
 
-    for (unsigned i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        atomic_store(&ref.words->interest, a->bit | b->bit);
+    for (unsigned n = 0; n < 2 * sizeof cases / sizeof cases[0]; n++) {
+        unsigned i = n / 2;
+        bool     had_interest = n % 2;
+        atomic_store(&ref.words->interest, a->bit | (had_interest ? b->bit : 0));
         atomic_store(&ref.words->touched, a->bit | (cases[i].touched ? b->bit : 0));
         atomic_store(&ref.words->owed, b->bit);
         cr_expect_eq(lock_recall_begin(b->mgr, &ref, cases[i].scope), cases[i].all, "case %u", i);
-        cr_expect_eq(atomic_load(&ref.words->interest), a->bit | (cases[i].all ? 0 : b->bit), "case %u", i);
+        cr_expect_eq(atomic_load(&ref.words->interest), a->bit | (!cases[i].all && (had_interest || cases[i].touched) ? b->bit : 0), "case %u", n);
         cr_expect_eq(atomic_load(&ref.words->touched), a->bit, "case %u", i);
         cr_expect(lock_recall_owed(b->mgr, ref.words), "not acknowledged yet");
         cr_expect_not(lock_recall_owed(a->mgr, ref.words));
         lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
         cr_expect_eq(atomic_load(&ref.words->owed), 0);
     }
-    cr_assert_eq(seg_counter_read(b->seg, b->slot, SEG_COUNTER_recalls_served), 6);
+    cr_assert_eq(seg_counter_read(b->seg, b->slot, SEG_COUNTER_recalls_served), 12);
     atomic_store(&ref.words->interest, 0);
     atomic_store(&ref.words->touched, 0);
     fixture_close();

@@ -14,6 +14,14 @@ static void answer(unsigned n, unsigned inode, enum lock_scope scope)
     lock_recall_ack(fixture.member[n].mgr, &ref, lock_recall_round(ref.words));
 }
 
+/* Of member 0, which holds the lock. */
+static void *recall_run(void *recall)
+{
+    if (lock_recall_all(fixture.member[0].mgr, recall, 1, 0) != 0)
+        fixture_wrong("recall failed");
+    return NULL;
+}
+
 static void interest_take(unsigned n, unsigned inode)
 {
     cr_assert_eq(lock_read_begin(fixture.member[n].mgr, fixture_ref(inode).words), LOCK_READ_GO);
@@ -146,6 +154,42 @@ Test(lock_recall, left_over_item_answers_nothing)
     cr_assert_eq(fixture_phase(ref.words), LOCK_RECALLING);
     answer(1, 0, LOCK_SCOPE_PART);
     cr_assert_eq(fixture_writer_end(&w), 0);
+    fixture_check(true);
+    fixture_close();
+}
+
+/* Goal:   a member that has touched alone is asked in the first round; a second call under one lock is RECALLING again until it has its answers.
+ * Method: set the bit by hand; then two calls in a row, the second while a member has become interested: the phase is looked at when its item is there. */
+Test(lock_recall, second_call_recalls_again)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    struct fixture_writer  w;
+    struct lock_recall     recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = 1};
+    pthread_t              thread;
+
+    atomic_store(&ref.words->touched, b->bit);
+    fixture_writer_start(&w, a, 1, 0);
+    fixture_take(1);
+    answer(1, 0, LOCK_SCOPE_PART);
+    fixture_until(atomic_load(&w.done));
+    cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
+    cr_assert_eq(counter_of(0, SEG_COUNTER_recall_rounds), 1);
+    cr_assert_eq(atomic_load(&ref.words->interest), b->bit);
+    cr_assert_eq(fixture_writer_end(&w), 0);
+
+    cr_assert_eq(lock_write_acquire(a->mgr, &ref, 0, NULL, NULL), 0);
+    lock_interest_drop(b->mgr, ref.words);
+    cr_assert_eq(lock_recall_all(a->mgr, &recall, 1, 0), 0);
+    cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
+    lock_interest_take(b->mgr, ref.words);
+    cr_assert_eq(pthread_create(&thread, NULL, recall_run, &recall), 0);
+    fixture_take(1);
+    cr_assert_eq(fixture_phase(ref.words), LOCK_RECALLING, "what slips past it is looked for");
+    answer(1, 0, LOCK_SCOPE_PART);
+    pthread_join(thread, NULL);
+    cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
+    lock_write_release(a->mgr, &ref);
     fixture_check(true);
     fixture_close();
 }

@@ -3,7 +3,7 @@
  * test_lock_stress.c - the recall protocol against an oracle: four members, each with a simulated kernel, two readers, a writer and the thread that answers recalls.
  *
  * A kernel caches versions of two pages and of the attributes of each of two inodes, and has the properties that the protocol leans on:
- *   page        locked from the miss until the answer is installed; an invalidation waits for it
+ *   page        locked from the miss until the answer is installed; an invalidation waits for it, unless its READ waits for a writer (held)
  *   attributes  an answer to a request that was sent before the last invalidation is not installed
  *   forget      drops an inode that nothing is in flight for, now and then; reclaim drops a page now and then
  * A write moves the version of a page and of the attributes; a recall names the page, and drops the attributes, too.
@@ -17,11 +17,12 @@
 TestSuite(lock_stress, .fini = fixture_remove, .timeout = 240);
 
 enum { MEMBERS = 4, READERS = 2, INODES = 2, PAGES = 2, ATTR = PAGES, THINGS = PAGES + 1 };
-enum mistake { NONE, ACKNOWLEDGE_BEFORE_DROP, CLEAR_AFTER_DROP, READ_WITHOUT_INTEREST, LOSE_INTEREST_IN_THE_REST, WRITE_WITHOUT_RECALL };
+enum mistake { NONE, ACKNOWLEDGE_BEFORE_DROP, CLEAR_AFTER_DROP, READ_WITHOUT_INTEREST, LOSE_INTEREST_IN_THE_REST, WRITE_WITHOUT_RECALL, HELD_DURING_THE_ANSWER };
 
 struct thing { /* what a kernel caches; 0: nothing */
     uint64_t version, generation;
-    bool     locked;
+    bool     locked; /* a page: a READ has been sent                                     */
+    bool     held;   /* and waits for a writer: nobody waits for it but who wants its page */
 };
 struct kernel { /* one inode's part of it */
     pthread_mutex_t mutex;
@@ -58,12 +59,36 @@ static void expect_new(const char *where, unsigned member, unsigned inode, unsig
                       (unsigned long long)floor);
 }
 
+static void held_set(unsigned member, unsigned inode, unsigned page, bool held)
+{
+    struct kernel *kernel = &kernels[member][inode];
+    pthread_mutex_lock(&kernel->mutex);
+    kernel->thing[page].held = held;
+    pthread_cond_broadcast(&kernel->unlocked);
+    pthread_mutex_unlock(&kernel->mutex);
+}
+
+/* A READ of a page that has to wait is held, and is not any more before it takes an interest. */
 static uint64_t ask(unsigned member, unsigned inode, unsigned thing)
 {
     struct lock_ref ref = fixture_ref(inode);
-    while ((mistake == READ_WITHOUT_INTEREST ? lock_read_peek : lock_read_begin)(mgr_of(member), ref.words) == LOCK_READ_WAIT)
-        lock_read_wait(mgr_of(member), &ref, false, NULL, NULL);
-    return atomic_load(&current[inode][thing]);
+    bool            page = thing != ATTR, held = false;
+    enum lock_read (*begin)(struct lock_mgr *, struct lock_shared *) =
+        mistake == READ_WITHOUT_INTEREST ? lock_read_peek : page ? lock_read_begin_page : lock_read_begin;
+
+    while (begin(mgr_of(member), ref.words) == LOCK_READ_WAIT) {
+        if (page)
+            held_set(member, inode, thing, held = true);
+        lock_read_wait(mgr_of(member), &ref, page, NULL, NULL);
+        if (page && mistake != HELD_DURING_THE_ANSWER)
+            held_set(member, inode, thing, held = false);
+    }
+    uint64_t version = atomic_load(&current[inode][thing]);
+    if (held) {
+        sched_yield();
+        held_set(member, inode, thing, false);
+    }
+    return version;
 }
 
 static void read_thing(unsigned member, unsigned inode, unsigned number)
@@ -133,9 +158,10 @@ static void own_kernel_update(unsigned member, unsigned inode, unsigned page, ui
 {
     struct kernel *kernel = &kernels[member][inode];
     pthread_mutex_lock(&kernel->mutex);
-    while (kernel->thing[page].locked)
+    while (kernel->thing[page].locked && !kernel->thing[page].held)
         pthread_cond_wait(&kernel->unlocked, &kernel->mutex);
-    kernel->thing[page].version = version;
+    if (!kernel->thing[page].locked) /* else its READ is answered after this write */
+        kernel->thing[page].version = version;
     kernel->thing[ATTR].version = 0;
     kernel->thing[ATTR].generation++;
     pthread_mutex_unlock(&kernel->mutex);
@@ -188,7 +214,7 @@ static void write_pages(unsigned member, unsigned mask, unsigned page)
     if (lock_write_acquire_set(mgr, refs, count, NULL, NULL) != 0)
         fixture_wrong("not acquired");
     for (unsigned n = 0; n < count; n++)
-        lock_read_begin(mgr, refs[n].words); /* own interest: this kernel keeps what it writes */
+        lock_interest_take(mgr, refs[n].words); /* own interest: this kernel keeps what it writes */
     int result = mistake == WRITE_WITHOUT_RECALL ? 0 : lock_recall_all(mgr, recalls, count, 0);
     if (result)
         fixture_wrong("recall: %d", result);
@@ -232,9 +258,9 @@ static void drop(struct kernel *kernel, unsigned first, unsigned count)
     kernel->thing[ATTR].version = 0;
     kernel->thing[ATTR].generation++;
     for (unsigned page = first; page < PAGES && page - first < count; page++) {
-        while (kernel->thing[page].locked)
+        while (kernel->thing[page].locked && !kernel->thing[page].held)
             pthread_cond_wait(&kernel->unlocked, &kernel->mutex);
-        kernel->thing[page].version = 0;
+        kernel->thing[page].version = 0; /* a held page has none */
     }
     pthread_mutex_unlock(&kernel->mutex);
 }
@@ -245,11 +271,13 @@ static void answer(unsigned member, const struct work_item *item)
     struct lock_ref ref = fixture_ref(inode);
     struct kernel  *kernel = &kernels[member][inode];
 
+    if (!lock_recall_owed(mgr_of(member), ref.words) || lock_recall_round(ref.words) != item->round)
+        return; /* nobody waits for it any more */
     if (mistake == CLEAR_AFTER_DROP) {
         drop(kernel, 0, PAGES);
         sched_yield();
         lock_recall_begin(mgr_of(member), &ref, LOCK_SCOPE_ALL);
-        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
+        lock_recall_ack(mgr_of(member), &ref, item->round);
         return;
     }
     if (lock_recall_begin(mgr_of(member), &ref, first == 0 && count == UINT32_MAX ? LOCK_SCOPE_ALL : LOCK_SCOPE_SHRINK)) {
@@ -259,12 +287,12 @@ static void answer(unsigned member, const struct work_item *item)
     if (mistake == LOSE_INTEREST_IN_THE_REST)
         lock_interest_drop(mgr_of(member), ref.words);
     if (mistake == ACKNOWLEDGE_BEFORE_DROP) {
-        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
+        lock_recall_ack(mgr_of(member), &ref, item->round);
         sched_yield();
     }
     drop(kernel, first, count);
     if (mistake != ACKNOWLEDGE_BEFORE_DROP)
-        lock_recall_ack(mgr_of(member), &ref, lock_recall_round(ref.words));
+        lock_recall_ack(mgr_of(member), &ref, item->round);
 }
 
 static void *dispatcher_run(void *arg)
@@ -382,6 +410,11 @@ Test(lock_stress, finds_a_reader_without_interest)
 Test(lock_stress, finds_interest_lost_in_the_rest)
 {
     expect_found(LOSE_INTEREST_IN_THE_REST);
+}
+
+Test(lock_stress, finds_a_page_held_during_the_answer)
+{
+    expect_found(HELD_DURING_THE_ANSWER);
 }
 
 Test(lock_stress, finds_a_write_without_recall)

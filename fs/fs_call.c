@@ -144,8 +144,13 @@ static bool run_in_place(struct fs *fs, struct fs_call *call, enum fs_lane lane)
     atomic_store(&tls_reader->in_place, true);
     tls_requeued = false;
     call->run(fs, call);
-    if (!tls_requeued)
+    if (!tls_requeued) {
+        if (!tls_buffer->mem) { /* back to where it came from */
+            tls_buffer->mem = call->buf;
+            call->buf = NULL;
+        }
         call_free(call);
+    }
     atomic_store(&tls_reader->in_place, false);
     atomic_fetch_sub(&fs->in_place, 1);
     return true;

@@ -318,24 +318,7 @@ void fs_op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     fuse_reply_open(req, fi);
 }
 
-static void fetch_fsyncdir(struct fs *fs, struct fs_call *call)
-{
-    struct origin_ref ref;
-    int               result = fs_ref(fs, call->ino, &ref);
-    if (result == 0)
-        result = origin_fsync(fs->origin, &ref, call->sync);
-    if (result == 0)
-        fuse_reply_err(call->req, 0);
-    else
-        fs_reply_error(call->req, result);
-}
-
 void fs_op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    struct fs_call *call = fs_call_new(req, fetch_fsyncdir, ino, false);
-    (void)fi;
-    if (!call)
-        return;
-    call->sync = datasync != 0;
-    fs_call_queue(fs_of(req), call, FS_LANE_FETCH);
+    fs_op_fsync(req, ino, datasync, fi);
 }

@@ -64,7 +64,6 @@ struct fs {
     pthread_mutex_t         node_stripe[FS_STRIPES];
     struct fs_lanes        *lanes;
     struct fs_notify       *notify;
-    _Atomic bool            fenced, ending;
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;

@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/resource.h>
+#include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -266,9 +266,13 @@ static void block_signals(sigset_t *set)
 
 static void on_fenced(void *arg)
 {
-    struct fs *fs = arg;
-    atomic_store(&fs->fenced, true); /* requests find out by themselves (fs_stands) and answer EIO */
-    fprintf(stderr, "hearthfs: this member has been fenced by another: requests fail with EIO until it is mounted again\n");
+    /* Requests find out by themselves (fs_stands) and answer EIO. */
+    static const char line[] = "this member has been fenced by another: requests fail with EIO until it is mounted again";
+    const struct fs  *fs = arg;
+    if (fs->config.foreground)
+        fprintf(stderr, "hearthfs: %s\n", line);
+    else
+        syslog(LOG_ERR, "%s: %s", fs->config.mountpoint, line);
 }
 
 static void prune_inode(void *arg, uint64_t id, uint64_t known)
@@ -366,7 +370,6 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
         cache_known_set(fs->cache, CACHE_ROOT_ID);
         cache_prune_set(fs->cache, prune_inode, fs);
         result = serve_until_end(fs, &signals, ready, arg, note, err);
-        atomic_store(&fs->ending, true);
     }
     fs_lanes_stop(fs);
     if (fs->se && fs->reader_count)

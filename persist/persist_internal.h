@@ -27,6 +27,7 @@ uint64_t persist_clock_ms(void);
 
 /* ---- persist_record.c ---- */
 /* Makes `path` and what is missing above it, 0700 each; *made counts the folders it made. undo removes that many again, from the deepest up, as long as they are empty. */
+enum { PERSIST_DIR_TRIES = 100 }; /* `hearthfs destroy` of an older segment may remove the folder that has just been made */
 int  persist_dirs_make(const char *path, unsigned *made);
 void persist_dirs_undo(const char *path, unsigned made);
 int  persist_record_remove(const char *state_dir, const char *name, const char *member);

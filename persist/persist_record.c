@@ -258,10 +258,25 @@ static int file_put(const char *path, const char *text)
     return rc;
 }
 
+/* -ENOENT: the folder has been removed meanwhile, by `hearthfs destroy` of an older segment of that name. */
+static int record_put(const char *dir, const char *fresh, const char *path, const char *text)
+{
+    unsigned made;
+    int      rc = persist_dirs_make(dir, &made);
+    if (rc == 0)
+        rc = file_put(fresh, text);
+    if (rc == 0 && rename(fresh, path) != 0)
+        rc = -errno;
+    if (rc == 0)
+        rc = dir_sync(dir);
+    else
+        unlink(fresh);
+    return rc;
+}
+
 int persist_record_store(const char *state_dir, const char *name, const struct persist_record *record, char err[SEG_ERR_BYTES])
 {
     char     path[PERSIST_PATH_MAX], dir[PERSIST_PATH_MAX], fresh[2 * PERSIST_PATH_MAX];
-    unsigned made;
     int      rc = record_path(path, state_dir, name, record->member, err);
     if (rc)
         return rc;
@@ -270,15 +285,10 @@ int persist_record_store(const char *state_dir, const char *name, const struct p
     struct json_object *object = record_object(record);
     if (!object)
         return persist_fail(err, -ENOMEM, "no memory for the identity record");
-    rc = persist_dirs_make(dir, &made);
-    if (rc == 0)
-        rc = file_put(fresh, json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY));
-    if (rc == 0 && rename(fresh, path) != 0)
-        rc = -errno;
-    if (rc == 0)
-        rc = dir_sync(dir);
-    else
-        unlink(fresh);
+    const char *text = json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY);
+    for (unsigned tries = 0; tries < PERSIST_DIR_TRIES; tries++)
+        if ((rc = record_put(dir, fresh, path, text)) != -ENOENT)
+            break;
     json_object_put(object);
     if (rc)
         return persist_fail(err, rc, "cannot write the identity record %s: %s; give another folder with -o state_dir=", path,

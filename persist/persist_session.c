@@ -54,9 +54,12 @@ static int life_make(const struct persist_config *config, struct persist_session
     char dir[PERSIST_PATH_MAX + SEG_NAME_MAX];
     if ((size_t)snprintf(dir, sizeof dir, "%s/%s", config->state_dir, config->name) >= PERSIST_PATH_MAX)
         return persist_fail(err, -ENAMETOOLONG, "the state directory's path is too long; give a shorter one with -o state_dir=");
-    int rc = persist_dirs_make(dir, &life->state_levels);
-    if (rc == 0 && access(dir, W_OK | X_OK) != 0)
-        rc = -errno;
+    int rc = -ENOENT;
+    for (unsigned tries = 0; rc == -ENOENT && tries < PERSIST_DIR_TRIES; tries++) {
+        rc = persist_dirs_make(dir, &life->state_levels);
+        if (rc == 0 && access(dir, W_OK | X_OK) != 0)
+            rc = -errno;
+    }
     if (rc)
         return persist_fail(err, rc == -EROFS || rc == -EPERM ? -EACCES : rc,
                             "the state directory %s cannot be written: %s; give another one with -o state_dir=", config->state_dir,

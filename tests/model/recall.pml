@@ -2,7 +2,12 @@
 /*
  * recall.pml - one inode of two pages, two members, each with one writer (whole pages), one reader and one notifier.
  * Variants: (none) both members write page 0; RANGES: member 0 writes page 0, then page 1, and member 1 reads them;
- * LOOK_FIRST: a reader that would have to wait does so without taking an interest first (so that hot readers delay a writer less).
+ * NAMES: readers ask for what is not a page (attributes, names): one whose member owes is answered at once, with what is there;
+ * LOOK_FIRST: NAMES, and a reader that would have to wait does so without taking an interest first (so that hot readers delay a writer less).
+ *
+ * A READ of pages waits as long as anybody, its own member too, is RECALLING or WRITING, and takes no interest before it would be answered. While it waits it is
+ * `held`: the invalidation goes round its page, which is locked and not up to date. It ceases to be held before it takes its interest: what is answered
+ * must be waited for. So a page is never granted between W1 and the release, and W4 finds nothing; NAMES needs it.
  *
  * Shown: when a write has returned, no member's kernel holds an older version of the page, and no later read returns one; no deadlock.
  * A recall names the page that is written, so the recalled kernel keeps its other pages, and its interest in the inode with them. Hence two bitmaps:
@@ -12,13 +17,15 @@
  *
  * A writer's own kernel holds the new data before the WRITE arrives (whole page: up to date and unlocked at once). If it is dropped and read again
  * before the publish, old data would stand in the writer's own kernel. Such a read marks itself (`suspect`) before it looks at the lock, and waits
- * like all others when the phase is WRITING; the writer looks at `suspect` where it looks at the bits and recalls its own kernel, too.
+ * like all others (NAMES: when the phase is WRITING); the writer looks at `suspect` where it looks at the bits and recalls its own kernel, too.
  *
  * Mutants: 1 clear the bit after the invalidation   2 look before the bit is set   3 no second look at the bits (W4)
  *          4 acknowledge before the invalidation     5 a reader that owes waits     6 one bitmap: A1 clears interest for a range
  *          7 own reads during an own write are not noticed                         8 nor those between recall and arrival of the own WRITE
  *          9 own reads do not wait while the own member is WRITING  10 any recall item acknowledges
  *          11 recovery of a dead owner clears what others owe to it
+ *          12 a READ that waits is not known as held           13 it is held while it is answered
+ *          Those of 1, 3 and 5 show in NAMES only.
  *
  * Member 0's first write may die right after it has posted its recall (RANGES): recovery frees the lock, the item stays
  * in the inbox or is being handled. So that it does not acknowledge the next recall: an owed bit is cleared by its own member only; the next owner
@@ -28,7 +35,16 @@
 #define N 2
 #define BIT(m) (1 << (m))
 #define K(m, p) ((m) * 2 + (p))
+#ifdef LOOK_FIRST
+#define NAMES
+#endif
+#ifndef NAMES
 #ifdef MUTANT_9
+#define MAY_ANSWER(m, who, ph, owes) (who == 0 || who == m + 1)
+#else
+#define MAY_ANSWER(m, who, ph, owes) (who == 0)
+#endif
+#elif defined(MUTANT_9)
 #define MAY_ANSWER(m, who, ph, owes) (who == 0 || who == m + 1 || (ph == RECALLING && (owes)))
 #elif defined(MUTANT_5)
 #define MAY_ANSWER(m, who, ph, owes) (who == 0 || (ph == RECALLING && who == m + 1))
@@ -50,6 +66,7 @@ byte  published;
 /* the kernels */
 byte  cached[4] = ABSENT; /* value by K(member, page) */
 bit   locked[4];
+bit   held[4];            /* the daemon knows that a READ of it waits */
 /* what each daemon knows */
 byte  inbox[N];         /* pages to drop: equal recalls merge */
 byte  item_round[4];    /* by K(member, page) */
@@ -97,6 +114,13 @@ again:
 #ifdef LOOK_FIRST
         MAY_ANSWER(m, owner, phase, owed & BIT(m));
 #endif
+#ifndef NAMES
+        grant_mark(m);                                                  /* before any look */
+        if
+        :: MAY_ANSWER(m, owner, phase, 0)
+        :: else -> goto waits
+        fi;
+#endif
 #ifdef MUTANT_2
         atomic { seen_owner = owner; seen_phase = phase }
         seen_owed = (owed & BIT(m)) != 0;
@@ -104,18 +128,27 @@ again:
 #else
         interest = interest | BIT(m);                                   /* (R1) */
         fresh = fresh | BIT(m);                                         /* (R1) */
+#ifdef NAMES
         grant_mark(m);                                                  /* (R1) for an own writer */
+#endif
         atomic { seen_owner = owner; seen_phase = phase }               /* (R2) */
         seen_owed = (owed & BIT(m)) != 0;                               /* (R2) */
 #endif
         if
         :: MAY_ANSWER(m, seen_owner, seen_phase, seen_owed)
         :: else ->
+waits:
+#if !defined(NAMES) && !defined(MUTANT_12)
+            held[K(m, page)] = 1;
+#endif
             MAY_ANSWER(m, owner, phase, owed & BIT(m)); /* woken by event; every sleep is bounded */
+#ifndef MUTANT_13
+            held[K(m, page)] = 0;
+#endif
             goto again
         fi;
         value = data[page];
-        atomic { assert(order[value] >= floor); cached[K(m, page)] = value; locked[K(m, page)] = 0 }
+        atomic { assert(order[value] >= floor); cached[K(m, page)] = value; locked[K(m, page)] = 0; held[K(m, page)] = 0 }
 done:   atomic { value = 0; page = 0; floor = 0; seen_owner = 0; seen_phase = IDLE; seen_owed = 0 }
     :: else -> break
     od
@@ -165,7 +198,7 @@ end:
         owed = owed & ~BIT(m);
 #endif
         dropped[m] = 1;
-        atomic { !locked[K(m, page)]; cached[K(m, page)] = ABSENT }     /* (A2) */
+        atomic { (!locked[K(m, page)] || held[K(m, page)]); cached[K(m, page)] = ABSENT } /* (A2) */
 #ifdef MUTANT_1
         fresh = fresh & ~BIT(m);
 #endif

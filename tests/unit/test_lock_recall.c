@@ -158,28 +158,41 @@ Test(lock_recall, left_over_item_answers_nothing)
     fixture_close();
 }
 
-/* Goal:   a member that has touched alone is asked in the first round; a second call under one lock is RECALLING again until it has its answers.
- * Method: set the bit by hand; then two calls in a row, the second while a member has become interested: the phase is looked at when its item is there. */
-Test(lock_recall, second_call_recalls_again)
+/* Goal:   a member that has touched alone is asked as one that has interest: for what is named, and for everything when something has slipped.
+ * Method: set the bit by hand, and the mark of what slipped. */
+Test(lock_recall, touched_alone_is_asked)
 {
     struct fixture_member *a = fixture_open(), *b = fixture_join(1);
     struct lock_ref        ref = fixture_ref(0);
     struct fixture_writer  w;
+
+    atomic_store(&ref.words->touched, b->bit);
+    atomic_store(&ref.words->slipped, 1);
+    fixture_writer_start(&w, a, 1, 0);
+    cr_assert_eq(fixture_take(1).arg, 7ull << 32 | 1);
+    lock_recall_begin(b->mgr, &ref, LOCK_SCOPE_ALL); /* leaves no interest, as when a reader comes between the two words */
+    atomic_fetch_or(&ref.words->touched, b->bit);
+    lock_recall_ack(b->mgr, &ref, lock_recall_round(ref.words));
+    cr_assert_eq(fixture_take(1).arg, UINT32_MAX);
+    answer(1, 0, LOCK_SCOPE_ALL);
+    fixture_take(0);
+    answer(0, 0, LOCK_SCOPE_ALL);
+    fixture_until(atomic_load(&w.done));
+    cr_assert_eq(fixture_writer_end(&w), 0);
+    fixture_check(true);
+    fixture_close();
+}
+
+/* Goal:   a second call under one lock is RECALLING again until it has its answers.
+ * Method: two calls in a row, the second when a member has become interested: the phase is looked at when its item is there. */
+Test(lock_recall, second_call_recalls_again)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
     struct lock_recall     recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = 1};
     pthread_t              thread;
 
-    atomic_store(&ref.words->touched, b->bit);
-    fixture_writer_start(&w, a, 1, 0);
-    fixture_take(1);
-    answer(1, 0, LOCK_SCOPE_PART);
-    fixture_until(atomic_load(&w.done));
-    cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
-    cr_assert_eq(counter_of(0, SEG_COUNTER_recall_rounds), 1);
-    cr_assert_eq(atomic_load(&ref.words->interest), b->bit);
-    cr_assert_eq(fixture_writer_end(&w), 0);
-
     cr_assert_eq(lock_write_acquire(a->mgr, &ref, 0, NULL, NULL), 0);
-    lock_interest_drop(b->mgr, ref.words);
     cr_assert_eq(lock_recall_all(a->mgr, &recall, 1, 0), 0);
     cr_assert_eq(fixture_phase(ref.words), LOCK_WRITING);
     lock_interest_take(b->mgr, ref.words);

@@ -291,6 +291,9 @@ Test(persist_session, six_at_once_come_up_on_one_segment)
     }
 }
 
+/* Goal:   while somebody destroys the segment and its records again and again, whoever opens it comes up on the one that stands, and never fails otherwise
+ *         than by -EAGAIN, after which trying again helps.
+ * Method: two processes open and close 40 times each; the test destroys all the time, with a pause now and then. */
 Test(persist_session, a_segment_destroyed_meanwhile_is_made_again)
 {
     struct report *report = mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -307,7 +310,10 @@ Test(persist_session, a_segment_destroyed_meanwhile_is_made_again)
             struct persist_session session;
             struct persist_config  config = place_config(name);
             struct stat            at, mapped;
-            if (persist_session_open(&config, &session, err) != 0) {
+            int                    rc;
+            while ((rc = persist_session_open(&config, &session, err)) == -EAGAIN)
+                sleep_ms(1);
+            if (rc != 0) {
                 strcpy(report->of[n].err, err);
                 _exit(1);
             }
@@ -320,7 +326,7 @@ Test(persist_session, a_segment_destroyed_meanwhile_is_made_again)
         }
         _exit(0);
     }
-    unsigned left = 2, destroyed = 0;
+    unsigned left = 2, destroyed = 0, calls = 0;
     while (left) {
         int   status = 0;
         char  err[SEG_ERR_BYTES];
@@ -330,6 +336,8 @@ Test(persist_session, a_segment_destroyed_meanwhile_is_made_again)
             cr_expect_eq(status, 0, "%s%s", report->of[0].err, report->of[1].err);
         }
         destroyed += persist_destroy(place.spec, place.state, false, err) == 0;
+        if (++calls % 64 == 0)
+            sleep_ms(2);
     }
     cr_expect_gt(destroyed, 0, "the test has not met the race at all");
 }

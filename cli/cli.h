@@ -66,6 +66,7 @@ int cli_size_parse(const char *text, uint64_t *bytes);
 void cli_name_default(const char *real_path, char name[SEG_NAME_MAX]);
 
 /* ---- cli_place.c: is the mount possible at all? ---- */
+bool cli_place_is_mounted(const char *path); /* is a hearthfs mounted exactly there? Looks into the mount table, never at the path itself */
 /* Real paths of both; 0, or -errno with one line in err. Makes nothing, and does not touch a mount that may hang. */
 int cli_place_check(const char *source, const char *mountpoint, char source_real[CLI_PATH_MAX], char mountpoint_real[CLI_PATH_MAX],
                     char err[SEG_ERR_BYTES]);

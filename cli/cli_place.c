@@ -72,7 +72,7 @@ static int real_above(const char *path, char real[CLI_PATH_MAX])
 }
 
 /* Does the mount table say that the topmost mount at `path` is a hearthfs? */
-static bool is_hearthfs(const char *path)
+bool cli_place_is_mounted(const char *path)
 {
     FILE         *table = setmntent("/proc/self/mounts", "r");
     struct mntent entry;
@@ -124,11 +124,11 @@ static int mountpoint_check(const char *mountpoint, char real[CLI_PATH_MAX], str
 {
     static const char busy[] = "mount point %.150s: a hearthfs is mounted there already; unmount it first (umount, or umount -l if its daemon has died)";
     int rc = real_above(mountpoint, real);
-    if (rc == 0 && is_hearthfs(real))
+    if (rc == 0 && cli_place_is_mounted(real))
         return fail(err, -EBUSY, busy, mountpoint);
     if (rc == 0)
         rc = real_path(mountpoint, real); /* it may be a symbolic link */
-    if (rc == 0 && is_hearthfs(real))
+    if (rc == 0 && cli_place_is_mounted(real))
         return fail(err, -EBUSY, busy, mountpoint);
     if (rc == 0 && stat(real, st) != 0)
         rc = -errno;

@@ -64,20 +64,12 @@ void lock_publish_exit(struct lock_mgr *mgr, struct lock_shared *words)
     lock_rank_pop(LOCK_RANK_INODE_PUBLISH);
 }
 
-/*
- * Takes the write lock from a dead owner and frees it. It passes through the own hands, so that `owed` is cleared while nobody else can be its owner: the dead
- * one, if it is only fenced, may give the lock up by itself at any moment, and then the bits are the next writer's. If we die in between, we are the dead owner.
- */
-static bool owner_recover(struct lock_mgr *mgr, struct lock_shared *words, unsigned slot)
+/* What other members owe to the dead owner stays: they answer it in their own time, and the next owner waits for that before it sends a recall of its own
+ * (lock_recall_all). Cleared here, an answer already on its way would count for the next recall. */
+static bool owner_recover(struct lock_shared *words, unsigned slot)
 {
     uint64_t owner = atomic_load_explicit(&words->owner, memory_order_acquire); /* pairs with W1, W3 and the release */
-    uint64_t mine = lock_own_word(mgr, LOCK_RECALLING);
-    if (!owner || lock_word_slot(owner) != slot || !atomic_compare_exchange_strong(&words->owner, &owner, mine))
-        return false;
-    /* Acknowledgements owed to the dead writer are owed to nobody: the next writer starts with a clean word. */
-    atomic_store_explicit(&words->owed, 0, memory_order_relaxed);
-    atomic_compare_exchange_strong(&words->owner, &mine, 0);
-    return true;
+    return owner && lock_word_slot(owner) == slot && atomic_compare_exchange_strong(&words->owner, &owner, 0);
 }
 
 bool lock_recover(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned slot)
@@ -93,7 +85,7 @@ bool lock_recover(struct lock_mgr *mgr, const struct lock_ref *ref, unsigned slo
     uint64_t publish = atomic_load_explicit(&words->publish, memory_order_relaxed);
     if (publish && seg_who_slot(publish) == slot)
         atomic_compare_exchange_strong(&words->publish, &publish, 0);
-    bool was_owner = owner_recover(mgr, words, slot);
+    bool was_owner = owner_recover(words, slot);
     if (was_owner || (owed & bit) || publish)
         lock_wake(mgr, ref);
     return was_owner;

@@ -8,7 +8,8 @@
  * has cleared the own interest bit; it is set again, because that kernel keeps what its own write puts there.
  *
  * Who does not answer: a dead member is settled (its bits cleared by recovery); one that lets recall_timeout_ms pass is fenced and settled alike; the wait
- * then goes on with the others. The own death in here leaves owed bits behind; recovery of the owner clears them (lock_recover).
+ * then goes on with the others. The own death in here leaves owed bits behind: the next owner waits for them first, because an answer on its way
+ * must not count for a recall of its own.
  */
 #include <string.h>
 
@@ -246,6 +247,11 @@ int lock_recall_all(struct lock_mgr *mgr, const struct lock_recall *recalls, uns
     for (unsigned i = 0; i < count; i++) /* a second call under one lock starts from WRITING, past which nothing slips */
         if (recalls[i].ref.id)
             set_phase(mgr, recalls[i].ref.words, LOCK_RECALLING);
+    for (unsigned i = 0; i < count; i++) { /* what is still owed to an owner that died is waited for, under its round */
+        int result = recalls[i].ref.id ? wait_acks(mgr, &recalls[i]) : 0;
+        if (result != 0)
+            return result;
+    }
     for (bool again = false;;) {
         int result = recall_interested(mgr, recalls, count, self, again);
         self = 0; /* the own kernel is asked once */

@@ -6,7 +6,7 @@
  * So here is settled only what others wait for, and what they could wrongly believe:
  *
  *   intents, write locks in phase WRITING, publish locks    the origin may have changed and the cache not yet: what they name is dropped
- *   lock words                                              owner, publish, owed, interest, waiters: cleared (lock_recover), after the drop
+ *   lock words                                              owner, publish, own owed bit, interest, waiters: cleared (lock_recover), after the drop
  *
  * Left alone until the process is gone (cache_recover): private frames and other pool elements, known bits, reserved cells, bucket owners, CLOSE claims, and the
  * intents themselves. Fill and write claims need nothing: who waits for a claim voids it when the claimer does not stand.

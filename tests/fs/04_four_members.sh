@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Goal:   four members that change one directory and one file for a while lose no update, and leave a segment without
 #         a fault.
-# Method: helpers/hammer.c on four mounts at once (30 s; long form 60 s x 5), verified through each mount and at the
+# Method: helpers/hammer.c on four mounts at once (60 s; long form 300 s x 5), verified through each mount and at the
 #         origin; check.
 T_SIZE=256M
 T_LIMIT=200
@@ -19,7 +19,7 @@ for ((turn = 0; turn < $(pick 1 5); turn++)); do
     head -c 8 /dev/zero >"$t_dir/A/$dir/counter"
     pids=()
     for i in "${!members[@]}"; do
-        within $(($(pick 30 60) + 60)) "$hammer" run "$t_dir/${members[i]}/$dir" "$i" ${#members[@]} "$(pick 30 60)" \
+        within $(($(pick 60 300) + 60)) "$hammer" run "$t_dir/${members[i]}/$dir" "$i" ${#members[@]} "$(pick 60 300)" \
             $((t_seed + turn)) "$t_dir/report.$i" & pids+=($!)
     done
     for p in "${pids[@]}"; do wait "$p" || fail "a hammer failed, seed $((t_seed + turn))"; done

@@ -256,6 +256,13 @@ void fs_lanes_free(struct fs *fs)
     fs->lanes = NULL;
 }
 
+uint64_t fs_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 bool fs_thread_in_state(pid_t thread, char state)
 {
     char path[64], text[256];

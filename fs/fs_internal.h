@@ -32,6 +32,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint64_t read_ms; /* when a READ of one page was last answered, while shared           */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
 
@@ -133,6 +134,7 @@ struct fs_drain {
     uint64_t seen, loops[FS_READERS], start_ms, now_ms;
 };
 bool fs_drained(struct fs *fs, struct fs_drain *drain);
+uint64_t fs_now_ms(void); /* monotonic, coarse */
 bool fs_thread_in_state(pid_t thread, char state); /* of this process, as /proc has it: 'S', 'D', ... */
 static inline struct fs *fs_of(fuse_req_t req) { return fuse_req_userdata(req); }
 

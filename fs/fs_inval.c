@@ -10,7 +10,7 @@
  *     it is unlocked. But a page at an edge may also be unlocked and up to date, and then it must be gone before we acknowledge.
  * So edge pages are dropped by a thread of their own, and count as done when that thread is done, or is seen blocked (state D) while the WRITE is in flight and nothing else
  * can be what blocks it: no READ and no write-back of this inode is in flight, and none is on its way to us, because all that the kernel had sent when the thread was seen
- * blocked has been received (fs_drained). A page held by a WRITE is not up to date, so it is neither dirty nor under write-back. (A READ that is sent later sets the
+ * blocked has been received (fs_drained); and for SETTLE_MS none of one page has been answered, because a fault that reads one page installs it in its own thread, later. A page held by a WRITE is not up to date, so it is neither dirty nor under write-back. (A READ that is sent later sets the
  * touched bit when it comes, and the writer recalls once more.)
  */
 #include <stdlib.h>
@@ -19,6 +19,8 @@
 #include <unistd.h>
 
 #include "fs_inval.h"
+
+enum { SETTLE_MS = 20 }; /* an answer to a faulting thread is in its page when that thread has run */
 
 struct edge { /* one page, dropped by a thread of its own; freed by whoever is last */
     uint64_t      id, page;
@@ -55,6 +57,7 @@ static bool blocked_by_write(struct fs *fs, struct edge *edge)
     struct fs_node *node = fs_node_at(fs, edge->id);
     pid_t           thread = atomic_load(&edge->thread);
     return thread && node && fs_inflight_edge(fs, edge->id, edge->page) && !atomic_load(&node->reads) && !atomic_load(&node->backs) &&
+           fs_now_ms() - atomic_load(&node->read_ms) >= SETTLE_MS &&
            fs_thread_in_state(thread, 'D') && !atomic_load(&edge->done);
 }
 

@@ -41,11 +41,15 @@ static void mark_reread(struct fs *fs, uint64_t ino, uint64_t off, size_t size)
         atomic_fetch_or(&node->reread, mask);
 }
 
-static void reads_end(struct fs *fs, uint64_t ino)
+/* A READ of one page may have been sent by a fault that puts the answer into its page itself, when it gets the processor again (fs_inval.c). */
+static void reads_end(struct fs *fs, uint64_t ino, size_t size)
 {
     struct fs_node *node = fs_node_at(fs, ino);
-    if (node)
-        atomic_fetch_sub(&node->reads, 1);
+    if (!node)
+        return;
+    if (size <= CACHE_PAGE && atomic_load_explicit(&node->shared, memory_order_relaxed))
+        atomic_store(&node->read_ms, fs_now_ms());
+    atomic_fetch_sub(&node->reads, 1);
 }
 
 /* Replies from inside the epoch: 0, or what cache_read said; -EINPROGRESS: wait for a turn. */
@@ -174,7 +178,7 @@ static int read_step(struct fs *fs, struct fs_call *call, enum read_how how)
 static void wait_for_turn(struct fs *fs, struct fs_call *call)
 {
     call->inflight = fs_inflight_held(fs, call->ino, call->off, call->size);
-    reads_end(fs, call->ino);
+    reads_end(fs, call->ino, call->size);
     call->wait_page = true;
     call->len++;
     fs_call_turn(fs, call, call->ino);
@@ -207,7 +211,7 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
             fs_inflight_done(fs, call->inflight);
             fs_reply_error(call->req, result);
         }
-        reads_end(fs, call->ino);
+        reads_end(fs, call->ino, call->size);
         return;
     }
     if (call->inflight) { /* before the look at the lock: what is answered must be waited for */
@@ -222,7 +226,7 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
     if (result == -EINPROGRESS)
         wait_for_turn(fs, call);
     else
-        reads_end(fs, call->ino);
+        reads_end(fs, call->ino, call->size);
 }
 
 void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
@@ -238,12 +242,12 @@ void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     if (result == 0) {
         seg_count(fs->seg, SEG_COUNTER_hits, 1);
         seg_count(fs->seg, SEG_COUNTER_requests_inline, 1);
-        reads_end(fs, ino);
+        reads_end(fs, ino, size);
         return;
     }
     struct fs_call *call = fs_call_new(req, fetch_read, ino, false);
     if (!call) {
-        reads_end(fs, ino);
+        reads_end(fs, ino, size);
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_misses, 1);

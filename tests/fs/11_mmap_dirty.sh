@@ -8,7 +8,7 @@ T_SIZE=128M
 T_LIMIT=300
 . "$(dirname "$0")/lib.sh"
 mmap_dirty=$(helper mmap_dirty) || exit
-rounds=$(pick 1000 100000)
+rounds=$(pick 5000 100000)
 
 mount_member A
 mount_member B

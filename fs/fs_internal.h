@@ -32,7 +32,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
-    _Atomic uint64_t read_ms; /* when a READ of one page was last answered, while shared           */
+    _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
 
@@ -163,7 +163,14 @@ void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 void *fs_inflight_dirs(struct fs *fs, const uint64_t *id, unsigned count, bool victim_unknown);
 void  fs_inflight_done(struct fs *fs, void *inflight); /* NULL is allowed */
 bool  fs_inflight_dir_busy(struct fs *fs, uint64_t dir);
-bool  fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page); /* is it the first or last page of a WRITE in flight? */
+/* May `page` be locked by a WRITE in flight whose first or last page it is? Not if a READ of that page has been in flight together with it. *quiet_us: how long ago, at
+ * least, a READ of that page alone was answered that the WRITE may have followed. */
+bool     fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page, uint32_t *quiet_us);
+uint32_t fs_inflight_clock(void); /* microseconds, wrapping round, never 0 */
+/* The kernel has dropped these pages, in a call that began at `started`. */
+void fs_inflight_dropped(uint64_t id, uint64_t first, uint64_t last, uint32_t started);
+/* A READ is about to be answered. locks: for certain one whose pages the kernel holds locked. */
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks);
 /* READs that wait for a writer, and write-back that holds the lock itself: nobody waits for their pages. */
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */

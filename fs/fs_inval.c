@@ -10,7 +10,8 @@
  *     it is unlocked. But a page at an edge may also be unlocked and up to date, and then it must be gone before we acknowledge.
  * So edge pages are dropped by a thread of their own, and count as done when that thread is done, or is seen blocked (state D) while the WRITE is in flight and nothing else
  * can be what blocks it: no READ and no write-back of this inode is in flight, and none is on its way to us, because all that the kernel had sent when the thread was seen
- * blocked has been received (fs_drained); and for SETTLE_MS none of one page has been answered, because a fault that reads one page installs it in its own thread, later. A page held by a WRITE is not up to date, so it is neither dirty nor under write-back. (A READ that is sent later sets the
+ * blocked has been received (fs_drained); no READ of the page was in flight together with the WRITE (fs_inflight.c); and SETTLE_MS have passed since one of a single page was
+ * answered before the WRITE arrived, because a fault that reads one page installs it in its own thread, later. A page held by a WRITE is not up to date, so it is neither dirty nor under write-back. (A READ that is sent later sets the
  * touched bit when it comes, and the writer recalls once more.)
  */
 #include <stdlib.h>
@@ -20,7 +21,7 @@
 
 #include "fs_inval.h"
 
-enum { SETTLE_MS = 20 }; /* an answer to a faulting thread is in its page when that thread has run */
+enum { SETTLE_MS = 100 }; /* an answer to a faulting thread is in its page when that thread has run */
 
 struct edge { /* one page, dropped by a thread of its own; freed by whoever is last */
     uint64_t      id, page;
@@ -33,7 +34,9 @@ static void drop_pages(struct fs *fs, uint64_t id, uint64_t first, uint64_t last
 {
     off_t off = (off_t)(first * CACHE_PAGE);
     off_t len = last == UINT64_MAX ? 0 : (off_t)((last - first + 1) * CACHE_PAGE); /* 0: to the end */
+    uint32_t started = fs_inflight_clock();
     fuse_lowlevel_notify_inval_inode(fs->se, id, off, len);
+    fs_inflight_dropped(id, first, last, started);
 }
 
 static void edge_release(struct edge *edge)
@@ -56,8 +59,8 @@ static bool blocked_by_write(struct fs *fs, struct edge *edge)
 {
     struct fs_node *node = fs_node_at(fs, edge->id);
     pid_t           thread = atomic_load(&edge->thread);
-    return thread && node && fs_inflight_edge(fs, edge->id, edge->page) && !atomic_load(&node->reads) && !atomic_load(&node->backs) &&
-           fs_now_ms() - atomic_load(&node->read_ms) >= SETTLE_MS &&
+    uint32_t        quiet_us;
+    return thread && node && fs_inflight_edge(fs, edge->id, edge->page, &quiet_us) && quiet_us >= SETTLE_MS * 1000 && !atomic_load(&node->reads) && !atomic_load(&node->backs) &&
            fs_thread_in_state(thread, 'D') && !atomic_load(&edge->done);
 }
 

@@ -20,8 +20,9 @@
 
 enum { READ_TRIES_MAX = 50, CLAIM_WAIT_MS = 1000, READ_TURNS_MAX = 20 };
 
-/* KEPT: by the kernel, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: the kernel keeps nothing of it. */
-enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED };
+/* KEPT: in pages that the kernel holds locked until they are answered, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: the
+ * kernel keeps nothing of it. UNSURE: one of a file opened with O_APPEND, which may be a fault (KEPT) or not. */
+enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED, READ_UNSURE };
 
 static void reads_begin(struct fs *fs, uint64_t ino)
 {
@@ -41,15 +42,11 @@ static void mark_reread(struct fs *fs, uint64_t ino, uint64_t off, size_t size)
         atomic_fetch_or(&node->reread, mask);
 }
 
-/* A READ of one page may have been sent by a fault that puts the answer into its page itself, when it gets the processor again (fs_inval.c). */
-static void reads_end(struct fs *fs, uint64_t ino, size_t size)
+static void reads_end(struct fs *fs, uint64_t ino)
 {
     struct fs_node *node = fs_node_at(fs, ino);
-    if (!node)
-        return;
-    if (size <= CACHE_PAGE && atomic_load_explicit(&node->shared, memory_order_relaxed))
-        atomic_store(&node->read_ms, fs_now_ms());
-    atomic_fetch_sub(&node->reads, 1);
+    if (node)
+        atomic_fetch_sub(&node->reads, 1);
 }
 
 /* Replies from inside the epoch: 0, or what cache_read said; -EINPROGRESS: wait for a turn. */
@@ -65,13 +62,15 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
     struct cache_inode *inode = cache_inode_at(fs->cache, ino);
     if (!inode)
         result = -ESTALE;
-    else if (how == READ_KEPT && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
+    else if ((how == READ_KEPT || how == READ_UNSURE) && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
         result = -EINPROGRESS;
     else
         result = cache_read(fs->cache, ino, off, size, iov, FS_IOV_MAX, &count, &bytes, missing);
     if (result == 0 && !fs_stands(fs))
         result = -EIO;
     if (result == 0) {
+        if (how != READ_UNCACHED)
+            fs_inflight_read(fs, ino, off, size, how != READ_UNSURE);
         if (bytes == 0)
             fuse_reply_buf(req, NULL, 0);
         else if (count == 1)
@@ -140,6 +139,8 @@ static void read_around(struct fs *fs, struct fs_call *call)
         got = origin_read(fs->origin, &ref, buf, call->size, call->off);
     seg_count(fs->seg, SEG_COUNTER_origin_reads, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_read_bytes, got > 0 ? (uint64_t)got : 0);
+    if (got >= 0 && call->mode != READ_UNCACHED)
+        fs_inflight_read(fs, call->ino, call->off, call->size, call->mode != READ_UNSURE);
     if (got < 0)
         fs_reply_error(call->req, (int)got);
     else
@@ -178,7 +179,7 @@ static int read_step(struct fs *fs, struct fs_call *call, enum read_how how)
 static void wait_for_turn(struct fs *fs, struct fs_call *call)
 {
     call->inflight = fs_inflight_held(fs, call->ino, call->off, call->size);
-    reads_end(fs, call->ino, call->size);
+    reads_end(fs, call->ino);
     call->wait_page = true;
     call->len++;
     fs_call_turn(fs, call, call->ino);
@@ -211,7 +212,7 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
             fs_inflight_done(fs, call->inflight);
             fs_reply_error(call->req, result);
         }
-        reads_end(fs, call->ino, call->size);
+        reads_end(fs, call->ino);
         return;
     }
     if (call->inflight) { /* before the look at the lock: what is answered must be waited for */
@@ -221,39 +222,39 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
     }
     int result;
     do
-        result = read_step(fs, call, call->sync ? READ_UNCACHED : READ_KEPT);
+        result = read_step(fs, call, (enum read_how)call->mode);
     while (result == -EAGAIN);
     if (result == -EINPROGRESS)
         wait_for_turn(fs, call);
     else
-        reads_end(fs, call->ino, call->size);
+        reads_end(fs, call->ino);
 }
 
 void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
     uint64_t   missing = 0;
-    bool       uncached = fi && (fi->flags & O_DIRECT); /* the kernel keeps nothing of it */
-
+    int        flags = fi ? fi->flags : 0;
+    enum read_how how = flags & O_DIRECT ? READ_UNCACHED : flags & O_APPEND ? READ_UNSURE : READ_KEPT;
     if (size > FS_REQUEST_MAX)
         size = FS_REQUEST_MAX;
     reads_begin(fs, ino);
-    int result = try_read(fs, req, ino, size, (uint64_t)off, uncached ? READ_UNCACHED : READ_KEPT, &missing);
+    int result = try_read(fs, req, ino, size, (uint64_t)off, how, &missing);
     if (result == 0) {
         seg_count(fs->seg, SEG_COUNTER_hits, 1);
         seg_count(fs->seg, SEG_COUNTER_requests_inline, 1);
-        reads_end(fs, ino, size);
+        reads_end(fs, ino);
         return;
     }
     struct fs_call *call = fs_call_new(req, fetch_read, ino, false);
     if (!call) {
-        reads_end(fs, ino, size);
+        reads_end(fs, ino);
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_misses, 1);
     call->size = size;
     call->off = (uint64_t)off;
-    call->sync = uncached;
+    call->mode = how;
     if (result == -EINPROGRESS)
         wait_for_turn(fs, call);
     else

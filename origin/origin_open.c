@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 void origin_fd_proc_name(char name[ORIGIN_PROC_NAME], int fd)
@@ -74,6 +75,14 @@ int origin_fd_open_beneath(struct origin *origin, int dir_fd, const char *name)
     return opened(origin, fd);
 }
 
+static bool creation_ends(int error, unsigned *tries)
+{
+    if (error != ENOMEM || (*tries)++ >= ORIGIN_RELIEVE_TRIES)
+        return false;
+    nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    return true;
+}
+
 int origin_fd_open_handle(struct origin *origin, const struct origin_ref *ref)
 {
     struct {
@@ -84,9 +93,9 @@ int origin_fd_open_handle(struct origin *origin, const struct origin_ref *ref)
     int      fd;
 
     memcpy(buffer.handle.f_handle, ref->handle, ref->handle_len);
-    do
+    do /* ENOMEM: ext4 also says so while the number of a removed inode is being given to a new one */
         fd = open_by_handle_at(origin->root_fd, &buffer.handle, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    while (fd < 0 && origin_fd_relieve(origin, errno, &tries));
+    while (fd < 0 && (creation_ends(errno, &tries) || origin_fd_relieve(origin, errno, &tries)));
     return opened(origin, fd);
 }
 

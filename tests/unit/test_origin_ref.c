@@ -3,8 +3,10 @@
 #include "support_origin.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -379,4 +381,46 @@ Test(origin_ref, fuse_file_system, .timeout = 60)
     if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
         cr_skip_test("may not mount");
     scene_each(fuse_body, NULL);
+}
+
+struct churn {
+    const char *path;
+    atomic_bool stop;
+};
+
+static void *churn_run(void *arg)
+{
+    struct churn *churn = arg;
+
+    while (!atomic_load(&churn->stop)) {
+        int fd;
+        sys(fd = open(churn->path, O_CREAT | O_EXCL | O_RDWR, 0600));
+        close(fd);
+        sys(unlink(churn->path));
+    }
+    return NULL;
+}
+
+static void number_reuse_body(struct scene *scene)
+{
+    struct origin_ref  ref;
+    struct origin_attr attr;
+    pthread_t          thread;
+    struct churn       churn = {.path = scene_path(scene, "churn")};
+
+    cr_assert(pthread_create(&thread, NULL, churn_run, &churn) == 0);
+    for (int i = 0; i < 5000; i++) {
+        expect_ok(scene, origin_tmpfile(scene->origin, &scene->root, 0600, &root_cred, &ref, &attr));
+        origin_forget(scene->origin, &ref);
+        expect_rc(scene, origin_getattr(scene->origin, &ref, &attr), -ESTALE);
+    }
+    atomic_store(&churn.stop, true);
+    pthread_join(thread, NULL);
+}
+
+/* Goal:   a removed file is ESTALE, also at the moment at which its inode number is given to a new one.
+ * Method: a second thread creates and removes all the while; ext4 then answers ENOMEM a few times in ten thousand. */
+Test(origin_ref, a_number_in_reuse_is_stale)
+{
+    scene_each(number_reuse_body, NULL);
 }

@@ -220,8 +220,8 @@ static void change_write(struct fs *fs, struct fs_call *call)
             if (back)
                 held = fs_inflight_held(fs, call->ino, call->off, call->size);
             wrote = write_locked(fs, call, lock, &extent);
+            fs_inflight_done(fs, held); /* first: the next owner's recall must wait for this page, which is up to date */
             lock_write_release(fs->lock, &lock);
-            fs_inflight_done(fs, held);
         } else if (wrote == -EDEADLK) {
             wrote = write_slipping(fs, call, lock, &extent);
         }

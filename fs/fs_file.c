@@ -2,8 +2,8 @@
 /*
  * fs_file.c - OPEN, RELEASE, FLUSH, FSYNC, FALLOCATE, LSEEK, STATFS, TMPFILE.
  *
- * OPEN and RELEASE carry no state: an inode number is all that READ and WRITE need. They are answered all the same, because the kernel releases flock and OFD locks with
- * RELEASE only; with -o locks=none they answer ENOSYS once, and opens and closes cost no message from then on.
+ * OPEN and RELEASE carry no state but a number: an inode is all that READ and WRITE need. They are answered all the same, because the locks of an open file go with its
+ * RELEASE, and those of a process with FLUSH (fs_lock.c); with -o locks=none they answer ENOSYS once, and opens and closes cost no message from then on.
  */
 #include <string.h>
 
@@ -11,6 +11,8 @@
 
 void fs_open_flags(struct fuse_file_info *fi)
 {
+    static _Atomic uint64_t opened;
+    fi->fh = atomic_fetch_add_explicit(&opened, 1, memory_order_relaxed) + 1; /* whose locks go with RELEASE */
     fi->keep_cache = 1;                               /* coherent by recall, not by reopening           */
     fi->direct_io = (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c        */
 }
@@ -33,17 +35,21 @@ void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)ino;
-    (void)fi;
-    seg_count(fs_of(req)->seg, SEG_COUNTER_releases, 1);
+    struct fs *fs = fs_of(req);
+    seg_count(fs->seg, SEG_COUNTER_releases, 1);
+    fs_lock_release(fs, ino, fi->fh);
     fuse_reply_err(req, 0);
 }
 
 void fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)ino;
-    (void)fi;
-    fuse_reply_err(req, fs_of(req)->config.locks_none ? ENOSYS : 0); /* written through: nothing is pending */
+    struct fs *fs = fs_of(req);
+    if (fs->config.locks_none) {
+        fuse_reply_err(req, ENOSYS);
+        return;
+    }
+    fs_lock_flush(fs, ino, fi->lock_owner);
+    fuse_reply_err(req, 0); /* written through: nothing is pending */
 }
 
 /* A write-back that slipped past another member's lock is seen by all when that member is done: wait for it, then the origin. */

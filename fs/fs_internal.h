@@ -32,6 +32,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint16_t locked; /* this member may have locks of applications on it                     */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
@@ -50,6 +51,7 @@ static inline uint64_t fs_region_mask(uint64_t first_page, uint64_t last_page)
 
 struct fs_lanes;
 struct fs_notify;
+struct fs_locks;
 
 struct fs {
     struct fs_config        config;
@@ -65,6 +67,7 @@ struct fs {
     pthread_mutex_t         node_stripe[FS_STRIPES];
     struct fs_lanes        *lanes;
     struct fs_notify       *notify;
+    struct fs_locks        *locks;
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;
@@ -175,6 +178,17 @@ void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, boo
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
 uint64_t fs_inflight_next(struct fs *fs, uint64_t id, uint64_t page, uint64_t last, uint64_t *end, bool *held);
+
+/* ---- locks of applications (fs_lock.c) ---- */
+int  fs_lock_start(struct fs *fs);
+void fs_lock_stop(struct fs *fs); /* when no thread can look at them any more */
+void fs_lock_granted(struct fs *fs, uint64_t id, uint64_t wait);
+void fs_lock_tick(struct fs *fs);                                /* now and then: polls those that wait; waits for nothing itself */
+void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner);  /* FLUSH   */
+void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file); /* RELEASE */
+void fs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock);
+void fs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep);
+void fs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
 
 /* ---- recalls (fs_notify.c, fs_inval.c) ---- */
 int  fs_notify_start(struct fs *fs);

@@ -81,6 +81,17 @@ void fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
     fs_call_queue(fs_of(req), call, FS_LANE_FETCH);
 }
 
+void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr)
+{
+    struct origin_attr fresh, want = {.mode = attr->mode & ~(uint32_t)(S_ISUID | ((attr->mode & S_IXGRP) ? S_ISGID : 0))};
+    if (!fs_clears_suid(call->req, attr))
+        return;
+    if (origin_setattr(fs->origin, ref, ORIGIN_SET_MODE, &want, NULL, &fresh) != 0)
+        return;
+    fs_attr_to_cache(&fresh, attr);
+    cache_attr_publish(fs->cache, call->ino, attr);
+}
+
 /* ---- FALLOCATE ---- */
 static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref lock)
 {
@@ -103,13 +114,9 @@ static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     uint32_t       intent = cache_intent_take(fs->cache, CACHE_INTENT_DATA, id, first, count);
     seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
     result = origin_fallocate(fs->origin, &ref, mode, call->off, call->len, &fresh);
-    if (result == 0)
+    if (result == 0) {
         fs_attr_to_cache(&fresh, &attr);
-    if (result == 0 && fs_clears_suid(call->req, &attr)) {
-        struct origin_attr want = fresh;
-        want.mode &= ~(uint32_t)(S_ISUID | ((attr.mode & S_IXGRP) ? S_ISGID : 0));
-        if (origin_setattr(fs->origin, &ref, ORIGIN_SET_MODE, &want, NULL, &fresh) == 0)
-            fs_attr_to_cache(&fresh, &attr);
+        fs_setid_clear(fs, call, &ref, &attr);
     }
     if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE) || result != 0)
         cache_drop(fs->cache, call->ino, first, count, result == 0 ? &attr : NULL);

@@ -188,6 +188,8 @@ void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner);  /* FLUSH   */
 void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file); /* RELEASE */
 void fs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock);
 void fs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep);
+void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                           struct fuse_file_info *fi_out, size_t len, int flags); /* fs_copy.c */
 void fs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
 
 /* ---- recalls (fs_notify.c, fs_inval.c) ---- */
@@ -203,7 +205,6 @@ int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /
 /* ---- common steps ---- */
 /* origin's and cache's shapes (fs_attr.c) */
 void fs_attr_to_cache(const struct origin_attr *from, struct cache_attr *to);
-void fs_attr_to_origin(const struct cache_attr *from, struct origin_attr *to);
 void fs_attr_to_stat(const struct cache_attr *attr, struct stat *st);
 int  fs_ref(struct fs *fs, uint64_t id, struct origin_ref *ref);
 /* Attributes from the cache, or fetched; may ask the origin. */
@@ -216,6 +217,8 @@ struct fs_cred {
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred);
 /* Does a change of the data by this caller take set-id bits away? */
 bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr);
+/* Takes them away where the caller's change of call->ino does so; *attr is what they are then. The inode's write lock is held. */
+void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr);
 /* Looks `name` up at the origin and in the cache; *child 0 when there is none. May ask the origin. pin: take a kernel reference (fs_node_get) for it. */
 int fs_lookup_now(struct fs *fs, uint64_t dir, const char *name, bool pin, uint64_t *child, struct cache_attr *attr);
 void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_seconds, struct fuse_entry_param *entry);

@@ -117,6 +117,7 @@ static const struct fuse_lowlevel_ops operations = {
     .getlk = fs_op_getlk,
     .setlk = fs_op_setlk,
     .flock = fs_op_flock,
+    .copy_file_range = fs_op_copy_file_range,
     .fallocate = fs_op_fallocate,
     .lseek = fs_op_lseek,
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 15)

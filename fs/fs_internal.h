@@ -200,6 +200,7 @@ void fs_notify_arrived_dir(struct fs *fs, uint64_t id);   /* id 0: any directory
 /* Drops pages [first, first + count) of the own kernel's cache (count UINT32_MAX: to the end) and its attributes; returns when they are gone, or locked by a WRITE
  * of this kernel that is still unanswered. */
 void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count);
+void fs_inval_later(struct fs *fs, uint64_t id); /* everything of the inode, by another thread; nobody waits for it */
 int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /* raw notification; 0 or -errno */
 
 /* ---- common steps ---- */

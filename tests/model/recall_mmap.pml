@@ -17,13 +17,15 @@
  * READs wait, are held, and may take the lock, as in recall_write.pml. A writeback that owns the lock is held, too, from then on: invalidations go round its page, and it does not count as
  * in flight, so that it does not hide that another page is blocked by a WRITE. Its page stays up to date; so it ceases to be held, and counts again, before
  * the lock is released: the next owner's recall must wait for the page.
+ * A truncation that owns the lock and finds `slipped` recalls the others only: its kernel holds back writeback until the SETATTR is answered, so it cannot drop what is dirty. The own kernel
+ * is made to invalidate after the answer.
  * "Seen to be blocked" is what a daemon can see: with a WRITE of write() registered, no READ and no writeback in flight, the call sleeps; and all this a second time.
  *
  * Shown: no deadlock; no write() that has returned is lost or missing in any kernel; with ONE_STORER also: what a store wrote back is in every clean
  * page when the next write() returns. (Two members that store into one page at the same time overwrite each other, as nothing
  * tells a daemon of a store: a limit, stated in the manual.)
  * Variants: none: 2 writers, 2 storers, 2 ordinary writebacks; READERS: 2 writers, 2 readers, 1 storer with ordinary writeback; ONE_STORER: 2 writers, 1 storer with ordinary writeback, 1 reader;
- * TRUNCATE: 1 writer, 1 storer, whose kernel also truncates: it holds back all writeback of the inode until its SETATTR is answered;
+ * TRUNCATE: 1 writer, 2 storers with ordinary writeback, one of whose kernels also truncates: it holds back all writeback of the inode until its SETATTR is answered;
  * OTHER_PAGE: 2 storers, member 0's with ordinary writeback, while member 0's kernel holds another page of the file locked by a partial write().
  *
  * Mutants: 1 writeback never slips                         2 it slips only if another member owns the lock
@@ -37,6 +39,7 @@
  *          13 (OTHER_PAGE) writeback that owns the lock counts as in flight meanwhile
  *          14 it does not count again when it is held no more
  *          15 READs, writeback and the sleeping call are looked at only once
+ *          16 (TRUNCATE) a truncation that owns the lock waits for its own kernel
  */
 #define N 2
 #define BIT(m) (1 << (m))
@@ -73,9 +76,10 @@ bit   other_locked, other_write; /* the other page of the file, in member 0's ke
 
 /*
  * ---- daemon: the recall, as in recall_write.pml ----
+ * own: the own bit, or 0 when the own kernel is not to be asked although something has slipped.
  * minds: 1 for WRITEs of write(), which mind `suspect`. Writeback must not answer for it: its own page is not dropped, and the mark is not for it.
  */
-inline recall_all(m, minds)
+inline recall_all(m, minds, own)
 {
     interest = interest | BIT(m);
     todo = interest & ~BIT(m);                                          /* (W2) */
@@ -105,7 +109,7 @@ inline recall_all(m, minds)
        todo = interest & ~BIT(m);                                       /* (W4) */
 #ifndef MUTANT_4
        if
-       :: slipped -> slipped = 0; todo = todo | interest | BIT(m)
+       :: slipped -> slipped = 0; todo = ((todo | interest) & ~BIT(m)) | (own)
        :: else
        fi;
 #endif
@@ -148,7 +152,7 @@ inline write_back(m, page)
 #ifndef MUTANT_13
         backs[m] = 0;
 #endif
-        recall_all(m, WRITEBACK_MINDS);
+        recall_all(m, WRITEBACK_MINDS, BIT(m));
         atomic { claim == 0; claim = 1 }
         assert(!(returned & ~page));
         atomic { data = page; claim = 0 }
@@ -271,6 +275,8 @@ end:
     do
     :: invalidation[m] == ASKED -> invalidation[m] = INSIDE
     :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && !dirty[m] -> present[m] = 0; invalidation[m] = NONE }
+    :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && writeback[m] -> lock[m] = BY_INVALIDATION }
+        atomic { !writeback[m]; assert(!dirty[m]); present[m] = 0; lock[m] = FREE; invalidation[m] = NONE }
     :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && dirty[m] ->
             lock[m] = BY_INVALIDATION; invalidation[m] = LAUNDERING; dirty[m] = 0; page = cached[m] }
         atomic { !nowrite[m]; backs[m] = 1 }
@@ -280,11 +286,14 @@ end:
 }
 
 #define GO_ROUND(m) (held[m] || back_held[m])
-/* The call sleeps. Laundering sleeps once its WRITE is sent; before that it runs, unless writeback is held back. */
-#define ASLEEP(m) ((invalidation[m] == INSIDE && (lock[m] != FREE || writeback[m])) || (invalidation[m] == LAUNDERING && (backs[m] || nowrite[m])))
+/* The call sleeps: for the page's lock, with it for the page's writeback, or laundering. That sleeps once its WRITE is sent; before that it runs, unless writeback is held back. */
+#define ASLEEP(m) ((invalidation[m] == INSIDE && lock[m] != FREE && (lock[m] != BY_INVALIDATION || writeback[m])) || \
+                   (invalidation[m] == LAUNDERING && (backs[m] || nowrite[m])))
 
 #define QUIET(m) (reads[m] == 0 && !backs[m])
 #define OR_LOOK_AGAIN(what) if :: what :: else -> goto look fi
+/* The first time it is waited for, so that a wait without end is a deadlock. */
+#define UNTIL(what) if :: what :: invalidation[m] == NONE || GO_ROUND(m) || !writes[m] -> goto look fi
 
 inline invalidate(m)
 {
@@ -303,13 +312,13 @@ look:
     :: invalidation[m] == NONE -> break
     :: GO_ROUND(m) -> break
     :: writes[m] ->
-        OR_LOOK_AGAIN(QUIET(m));
-        OR_LOOK_AGAIN(ASLEEP(m));
 #ifndef MUTANT_15
+        UNTIL(QUIET(m));
+        UNTIL(ASLEEP(m));
         OR_LOOK_AGAIN(writes[m]);
+#endif
         OR_LOOK_AGAIN(QUIET(m));
         OR_LOOK_AGAIN(ASLEEP(m));
-#endif
         break
     od;
 gone_round:
@@ -353,7 +362,7 @@ proctype writer(byte m)
     }
     writes[m] = 1;                                                      /* arrival */
     atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
-    recall_all(m, 1);
+    recall_all(m, 1, BIT(m));
     atomic { claim == 0; claim = 1 }
     atomic { data = data | BIT(m); seen = data }
     claim = 0;
@@ -385,7 +394,7 @@ proctype other_writer(byte m)
     other_locked = 1;
     other_write = 1;                                                    /* arrival */
     atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
-    recall_all(m, 1);
+    recall_all(m, 1, BIT(m));
     atomic { phase = IDLE; owner = 0 }
     atomic { other_write = 0; other_locked = 0; todo = 0 }
 }
@@ -394,6 +403,7 @@ proctype other_writer(byte m)
 proctype truncater(byte m)
 {
     byte todo;
+    bit again;
     atomic { !writeback[m] && invalidation[m] != LAUNDERING; nowrite[m] = 1 }
     do
 #ifdef MUTANT_9
@@ -411,11 +421,20 @@ proctype truncater(byte m)
         break
 #endif
     :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING }
-        recall_all(m, 0);
+#ifdef MUTANT_16
+        recall_all(m, 0, BIT(m));
+#else
+        recall_all(m, 0, 0);
+        again = 1;
+#endif
         atomic { phase = IDLE; owner = 0 }
         break
     od;
-    nowrite[m] = 0
+    nowrite[m] = 0;
+    if
+    :: again -> atomic { invalidation[m] == NONE -> invalidation[m] = ASKED }
+    :: else
+    fi
 }
 
 init
@@ -426,6 +445,7 @@ init
 #if defined(TRUNCATE)
         run writer(0);
         run storer(1, 1, 1); run truncater(1);
+        run storer(0, 1, 1); run flusher(0);
         run flusher(1)
 #elif defined(OTHER_PAGE)
         run other_writer(0);
@@ -433,7 +453,7 @@ init
         run storer(1, 1, 1)
 #elif defined(ONE_STORER)
         run writer(0); run writer(1);
-        run storer(1, 1, 1); run storer(0, 1, 0);
+        run storer(1, 2, 1); run storer(0, 1, 0);
         run flusher(1)
 #else
         run writer(0); run writer(1);

@@ -196,6 +196,12 @@ end:
 #endif
 
 #define OR_LOOK_AGAIN(what) if :: what :: else -> goto look fi
+/* The first time it is waited for, so that a wait without end is a deadlock. */
+#ifdef MUTANT_14
+#define UNTIL(what) if :: what :: invalidation[m] == NONE || !EDGE(m) -> goto look fi
+#else
+#define UNTIL(what) if :: what :: invalidation[m] == NONE || held[m] || !EDGE(m) -> goto look fi
+#endif
 
 inline invalidate(m)
 {
@@ -223,13 +229,13 @@ look:
 #endif
 #ifndef MUTANT_1
     :: EDGE(m) ->
-        OR_LOOK_AGAIN(NO_READ(m));
-        OR_LOOK_AGAIN(BLOCKED(m));
 #ifndef MUTANT_5
+        UNTIL(NO_READ(m));
+        UNTIL(BLOCKED(m));
         OR_LOOK_AGAIN(EDGE(m));
+#endif
         OR_LOOK_AGAIN(NO_READ(m));
         OR_LOOK_AGAIN(BLOCKED(m));
-#endif
         break
 #endif
     od;

@@ -31,7 +31,7 @@ struct lock_app_record { /* SHARED */
     uint64_t         ticket;            /* (o) age: smaller is older                                                    */
     int64_t          since_ns;          /* (o) asked for at: since 1970, for people                                     */
     _Atomic int64_t  closing_ns;        /* (a) a descriptor of the open file was closed then; 0: never                  */
-    uint8_t          zero2[16];
+    uint8_t          zero2[24];
 };
 static_assert(sizeof(struct lock_app_record) == 128, "layout v2");
 

@@ -34,6 +34,8 @@ check_segment
 
 mount_member C
 mount_member D
+run 120 "$locks_wait" churn "$t_seed" "$(pick 4 120)" "$A" "$B" "$t_dir/C" "$t_dir/D"
+check_segment
 run 120 "$locks_wait" exclude "$(pick 2 20)" "$A" "$B" "$t_dir/C" "$t_dir/D"
 run 120 "$locks" "$t_seed" "$(pick 2000 50000)" "$plain" "$A" "$B" "$t_dir/C" "$t_dir/D"
 check_segment

@@ -5,9 +5,12 @@
  *   locks_wait exclude SECONDS DIR...         a counter in a file, incremented by all under a lock
  *   locks_wait many COUNT DIR_A DIR_B         so many locks on one file
  *   locks_wait daemon PID SIGNAL DIR_A DIR_B  what becomes of the locks of mount A when its daemon is sent the signal
+ *   locks_wait churn SEED SECONDS DIR...      open, lock, wait, fork, close and die all at once; in the end nothing is locked
  *   locks_wait apart DIR_A DIR_B              mounts that do not exclude each other
  *
  * Times are printed and not judged, but for the limit of a minute that each wait has. */
+#include <sys/time.h>
+
 #include "lock_actor.h"
 
 enum { RECORD, OFD, FLOCK, KINDS, WAITERS = 12, LONG_MS = 60000, SHORT_MS = 300 };
@@ -379,6 +382,80 @@ static void exclude_one(int kind, double seconds, char **dirs, int dir_count)
     close(fd);
 }
 
+/* ---- churn ---- */
+
+static void churn_once(uint64_t *rng, char **dirs, int dir_count)
+{
+    static const char *const names[] = {"churn0", "churn1"};
+    uint64_t                 what = t_random(rng) >> 20;
+    int                      fd = t_open(dirs[what % (unsigned)dir_count], names[what >> 4 & 1], O_RDWR | O_CREAT, 0644), copy = -1, kind = (int)(what >> 8) % KINDS;
+    struct flock             lock = {.l_type = what >> 12 & 1 ? F_WRLCK : F_RDLCK, .l_start = (what >> 16) % 20, .l_len = (what >> 24) % 10};
+    bool                     wait = what >> 28 & 1;
+    int error = kind == FLOCK ? flock(fd, (lock.l_type == F_WRLCK ? LOCK_EX : LOCK_SH) | (wait ? 0 : LOCK_NB))
+                              : fcntl(fd, kind == RECORD ? (wait ? F_SETLKW : F_SETLK) : (wait ? F_OFD_SETLKW : F_OFD_SETLK), &lock);
+    T_THAT(error == 0 || errno == EAGAIN || errno == EINTR || errno == EDEADLK, "a lock: %s", strerror(errno));
+    if (what >> 32 & 1)
+        copy = T_OK(dup(fd));
+    if ((what >> 36) % 16 == 0) { /* a child has copies of all, for a moment */
+        pid_t child = T_OK(fork());
+        if (child == 0)
+            _exit(0);
+        while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+            ;
+    }
+    T_OK(close(fd));
+    if (copy >= 0)
+        T_OK(close(copy));
+}
+
+__attribute__((noreturn)) static void churn_process(uint64_t rng, char **dirs, int dir_count)
+{
+    struct sigaction alarm = {.sa_handler = actor_on_usr1};
+    struct itimerval often = {.it_interval.tv_usec = 7000, .it_value.tv_usec = 7000};
+    T_OK(sigaction(SIGALRM, &alarm, NULL)); /* so that flocks that wait for each other end */
+    T_OK(setitimer(ITIMER_REAL, &often, NULL));
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;)
+        churn_once(&rng, dirs, dir_count);
+}
+
+static void churn(const char *seed, double seconds, char **dirs, int dir_count)
+{
+    enum { PROCESSES = 8 };
+    uint64_t rng = t_seed(seed, 77);
+    unsigned killed = 0;
+    pid_t    processes[PROCESSES] = {0};
+    int64_t  end_ns = actor_now_ns() + (int64_t)(seconds * 1e9);
+    while (actor_now_ns() < end_ns) {
+        pid_t *process = &processes[t_random(&rng) % PROCESSES];
+        int    status = 0;
+        if (*process) {
+            T_OK(kill(*process, SIGKILL));
+            T_OK(waitpid(*process, &status, 0));
+            T_THAT(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL, "a process failed");
+            killed++;
+        }
+        uint64_t own = t_random(&rng) | 1;
+        if ((*process = T_OK(fork())) == 0)
+            churn_process(own, dirs, dir_count);
+        usleep(5000);
+    }
+    for (int i = 0; i < PROCESSES; i++)
+        if (processes[i])
+            kill(processes[i], SIGKILL), waitpid(processes[i], NULL, 0);
+    for (int i = 0; i < dir_count * 2; i++) { /* what the last RELEASE gives up is waited for; what stays would be waited for in vain */
+        struct actor   actor = actor_new();
+        struct command all[] = {cmd_lock(RECORD, true, F_WRLCK), cmd_lock(RECORD, false, F_UNLCK), cmd_lock(OFD, true, F_WRLCK), cmd_lock(FLOCK, true, F_WRLCK)};
+        T_THAT(actor_open(&actor, 0, dirs[i / 2], i % 2 ? "churn1" : "churn0") == 0, "open");
+        for (int n = 0; n < 4; n++) {
+            actor_start(&actor, all[n]);
+            granted(&actor, "a lock was left behind");
+        }
+        finish(&actor);
+    }
+    printf("churn: %u processes killed, nothing left locked\n", killed);
+}
+
 /* ---- many ---- */
 static void many(int count, char **dirs)
 {
@@ -432,6 +509,16 @@ static void daemon_dies(pid_t daemon, int number, char **dirs)
         finish(&holders[kind]), finish(&waiters[kind]);
 }
 
+/* The kernel does not ask a daemon for these. */
+static void apart_directories(char **dirs)
+{
+    int a = T_OK(open(dirs[0], O_RDONLY | O_DIRECTORY)), b = T_OK(open(dirs[1], O_RDONLY | O_DIRECTORY)), same = T_OK(open(dirs[0], O_RDONLY | O_DIRECTORY));
+    T_OK(flock(a, LOCK_EX | LOCK_NB));
+    T_THAT(flock(same, LOCK_EX | LOCK_NB) != 0, "a directory's lock does not exclude on its own mount");
+    printf("a directory locked on one mount is %s on the other\n", flock(b, LOCK_EX | LOCK_NB) == 0 ? "free" : "locked");
+    close(a), close(b), close(same);
+}
+
 static void apart(char **dirs)
 {
     for (int kind = 0; kind < KINDS; kind++) {
@@ -442,6 +529,7 @@ static void apart(char **dirs)
         finish(&a), finish(&same), finish(&b);
     }
     printf("each mount keeps locks to itself\n");
+    apart_directories(dirs);
 }
 
 int main(int argc, char **argv)
@@ -465,6 +553,8 @@ int main(int argc, char **argv)
     else if (!strcmp(what, "exclude"))
         for (int kind = 0; kind < KINDS; kind++)
             exclude_one(kind, strtod(argv[2], NULL), argv + 3, argc - 3);
+    else if (!strcmp(what, "churn") && argc > 4)
+        churn(argv[2], strtod(argv[3], NULL), argv + 4, argc - 4);
     else if (!strcmp(what, "many") && argc > 4)
         many(atoi(argv[2]), argv + 3);
     else if (!strcmp(what, "daemon") && argc > 5)

@@ -203,15 +203,15 @@ void lock_app_remove(struct lock_app *app, uint32_t index)
 /* ---- what an owner has, and what of it a change touches ---- */
 
 struct piece {
-    bool     is_there;
-    uint64_t first, last;
-    uint8_t  type;
+    const struct lock_app_record *of; /* NULL: there is none; it stays what that was */
+    uint64_t                      first, last;
 };
 
 struct touched {
     uint64_t     first, last; /* the new lock, joined with what it meets of its own type    */
     struct piece left, right; /* what is left of others that it cuts                         */
     bool         covered;     /* the owner has it already                                    */
+    bool         conflict;    /* somebody else is in the way                                 */
     bool         waiters;     /* somebody waits on this inode                                */
     unsigned     count;       /* records that go; the first BATCH of them:                   */
     uint32_t     index[BATCH];
@@ -243,8 +243,11 @@ static bool touched_match(const void *e, const void *k)
     if (record->id != want->id)
         return false;
     out->waiters |= state == LOCK_APP_WAITING;
-    if (record->who != want->who || record->owner != want->owner || record->kind != want->kind || state != LOCK_APP_HELD ||
-        !meets(want, record) || index == key->keep[0] || index == key->keep[1] || index == key->keep[2])
+    if (record->who != want->who || record->owner != want->owner) {
+        out->conflict = out->conflict || (want->type != LOCK_APP_NONE && lock_app_blocks(want, record) && seg_who_stands(key->app->seg, record->who));
+        return false;
+    }
+    if (record->kind != want->kind || state != LOCK_APP_HELD || !meets(want, record) || index == key->keep[0] || index == key->keep[1] || index == key->keep[2])
         return false;
     if (out->count < BATCH)
         out->index[out->count] = index;
@@ -256,9 +259,9 @@ static bool touched_match(const void *e, const void *k)
         return false;
     }
     if (record->first < want->first)
-        out->left = (struct piece){true, record->first, want->first - 1, record->type};
+        out->left = (struct piece){record, record->first, want->first - 1};
     if (record->last > want->last)
-        out->right = (struct piece){true, want->last + 1, record->last, record->type};
+        out->right = (struct piece){record, want->last + 1, record->last};
     return false;
 }
 
@@ -267,14 +270,15 @@ static void touched_find(struct lock_app *app, const struct lock_app_record *wan
     struct touched_key key = {app, want, keep, out};
     out->first = want->first;
     out->last = want->last;
-    out->left.is_there = out->right.is_there = out->covered = out->waiters = false;
+    out->left.of = out->right.of = NULL;
+    out->covered = out->conflict = out->waiters = false;
     out->count = 0;
     lock_app_find(app, want->id, touched_match, &key);
 }
 
 /* ---- changing ---- */
 
-/* Whatever the owner has becomes `want`; nobody is in the way. goes: records of the own member that the caller takes away then. */
+/* Whatever the owner has becomes `want`; -EAGAIN: somebody is in the way. goes: records of the own member that the caller takes away then. */
 static int replace(struct lock_mgr *mgr, const struct lock_app_record *want, unsigned goes)
 {
     struct lock_app *app = mgr->app;
@@ -285,15 +289,17 @@ static int replace(struct lock_mgr *mgr, const struct lock_app_record *want, uns
     int              rc = 0;
 
     touched_find(app, want, fresh, &touched);
+    if (touched.conflict)
+        return -EAGAIN;
     if (touched.covered || (!sets && !touched.count))
         return 0;
-    unsigned count = (unsigned)sets + (unsigned)touched.left.is_there + (unsigned)touched.right.is_there;
+    unsigned count = (unsigned)sets + (touched.left.of != NULL) + (touched.right.of != NULL);
     if (count && (rc = records_take(app, count, goes + touched.count, fresh)) != 0)
         return rc;
-    if (touched.left.is_there)
-        record_put(app, fresh[n++], want, touched.left.first, touched.left.last, touched.left.type);
-    if (touched.right.is_there)
-        record_put(app, fresh[n++], want, touched.right.first, touched.right.last, touched.right.type);
+    if (touched.left.of)
+        record_put(app, fresh[n++], touched.left.of, touched.left.first, touched.left.last, touched.left.of->type);
+    if (touched.right.of)
+        record_put(app, fresh[n++], touched.right.of, touched.right.first, touched.right.last, touched.right.of->type);
     if (sets)
         record_put(app, fresh[n++], want, touched.first, touched.last, want->type);
     for (unsigned i = 0; i < n && !rc; i++)
@@ -330,7 +336,7 @@ static int set_locked(struct lock_mgr *mgr, const struct lock_app_record *want)
     bool waiters = false;
     if (want->kind == LOCK_APP_FLOCK && want->type != LOCK_APP_NONE && flock_give_up(mgr, want, &waiters))
         return 0;
-    int rc = want->type != LOCK_APP_NONE && lock_app_conflict(mgr, want, 0) ? -EAGAIN : replace(mgr, want, 0);
+    int rc = replace(mgr, want, 0);
     if (waiters)
         lock_app_grant(mgr, want->id);
     return rc;
@@ -405,13 +411,13 @@ static struct lock_app_record *waiter_find(struct lock_mgr *mgr, const struct lo
 static int waiter_finish(struct lock_mgr *mgr, struct lock_app_record *record)
 {
     struct lock_app_record want = *record;
-    if (lock_app_conflict(mgr, record, 0)) {
-        atomic_store(&record->state, LOCK_APP_WAITING);
-        return -EINPROGRESS;
-    }
     want.waited = 0;
     atomic_store(&want.state, LOCK_APP_HELD);
     int rc = replace(mgr, &want, 1);
+    if (rc == -EAGAIN) {
+        atomic_store(&record->state, LOCK_APP_WAITING);
+        return -EINPROGRESS;
+    }
     lock_app_remove(mgr->app, lock_app_index(mgr->app, record));
     if (rc)
         lock_app_grant(mgr, want.id);

@@ -7,7 +7,7 @@
  *   granted      WORK_LOCK_GRANT, or found by a poll      lock_app_poll() says 0
  *   interrupted  the kernel sent INTERRUPT                lock_app_cancel() says -EINTR, and the kernel restarts the call or ends it
  *   a circle     found by a poll                          -EDEADLK
- *   the end      fenced, or unmounted                     -EIO, -EINTR
+ *   the end      fenced, or the daemon ends               -EIO
  * Each of them may come before the waiter is in our list; so it is polled once when it is. Waiters are polled every LOCK_APP_POLL_MS, by one task, which takes a tenth of the
  * time at most.
  *
@@ -377,7 +377,7 @@ void fs_lock_stop(struct fs *fs)
     while ((waiter = fs->locks->waiters)) { /* no thread is left that could look */
         fs->locks->waiters = waiter->next;
         fuse_req_interrupt_func(waiter->req, NULL, NULL);
-        fuse_reply_err(waiter->req, EINTR);
+        fuse_reply_err(waiter->req, EIO); /* not EINTR: the kernel makes ERESTARTSYS of that, and without a signal the program would see it */
         free(waiter);
     }
     pthread_mutex_destroy(&fs->locks->mutex);

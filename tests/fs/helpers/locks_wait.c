@@ -490,14 +490,17 @@ static void many(int count, char **dirs)
 /* ---- the daemon's death ---- */
 static void daemon_dies(pid_t daemon, int number, char **dirs)
 {
-    struct actor holders[KINDS], waiters[KINDS];
+    struct actor holders[KINDS], waiters[KINDS], there[KINDS];
     for (int kind = 0; kind < KINDS; kind++) {
         char name[] = "daemon0";
         name[6] = (char)('0' + kind);
-        holders[kind] = actor_new(), waiters[kind] = actor_new();
-        T_THAT(actor_open(&holders[kind], 0, dirs[0], name) == 0 && actor_open(&waiters[kind], 0, dirs[1], name) == 0, "open");
+        holders[kind] = actor_new(), waiters[kind] = actor_new(), there[kind] = actor_new();
+        T_THAT(actor_open(&holders[kind], 0, dirs[0], name) == 0 && actor_open(&waiters[kind], 0, dirs[1], name) == 0 &&
+                   actor_open(&there[kind], 0, dirs[0], name) == 0,
+               "open");
         must(&holders[kind], cmd_lock(kind, false, F_WRLCK), 0, "lock");
         begin(&waiters[kind], cmd_lock(kind, true, F_WRLCK), 20, "waiter");
+        begin(&there[kind], cmd_lock(kind, true, F_WRLCK), 20, "waiter beside the holder");
     }
     int64_t then_ns = actor_now_ns();
     T_OK(kill(daemon, number));
@@ -505,8 +508,11 @@ static void daemon_dies(pid_t daemon, int number, char **dirs)
         granted(&waiters[kind], kind_name[kind]);
         printf("signal %d to the holder's daemon: %s granted after %.1f ms\n", number, kind_name[kind], ms_since(then_ns));
     }
-    for (int kind = 0; kind < KINDS; kind++)
-        finish(&holders[kind]), finish(&waiters[kind]);
+    for (int kind = 0; kind < KINDS; kind++) {
+        int error = actor_wait(&there[kind], LONG_MS).error;
+        T_THAT(error == EIO || error == ENOTCONN || error == ECONNABORTED, "%s: who waited on that mount gets %d", kind_name[kind], error);
+        finish(&holders[kind]), finish(&waiters[kind]), finish(&there[kind]);
+    }
 }
 
 /* The kernel does not ask a daemon for these. */

@@ -51,7 +51,7 @@ static const struct layout_line layout[] = {
     S(lock_app_record), F(lock_app_record, pool), F(lock_app_record, link), F(lock_app_record, state), F(lock_app_record, id),
     F(lock_app_record, first), F(lock_app_record, last), F(lock_app_record, owner), F(lock_app_record, who), F(lock_app_record, pid),
     F(lock_app_record, kind), F(lock_app_record, type), F(lock_app_record, wait_link), F(lock_app_record, waited), F(lock_app_record, file),
-    F(lock_app_record, ticket), F(lock_app_record, since_ns),
+    F(lock_app_record, ticket), F(lock_app_record, since_ns), F(lock_app_record, closing_ns),
     S(lock_app_common), F(lock_app_common, pool), F(lock_app_common, ticket), F(lock_app_common, line),
     /* cache/ */
     K(CACHE_PAGE), K(CACHE_CHUNK_PAGES), K(CACHE_DIRECT_PAGES), K(CACHE_NAME_INLINE), K(CACHE_NAME_PART),

@@ -48,7 +48,7 @@ void fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         fuse_reply_err(req, ENOSYS);
         return;
     }
-    fs_lock_flush(fs, ino, fi->lock_owner);
+    fs_lock_flush(fs, ino, fi->lock_owner, fi->fh);
     fuse_reply_err(req, 0); /* written through: nothing is pending */
 }
 

@@ -32,8 +32,8 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
-    _Atomic uint16_t locked; /* this member may have locks of applications on it                     */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
+    _Atomic uint32_t locked; /* this member may have locks of applications on it: a count of their marks; 0: it has none */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
 
@@ -184,8 +184,8 @@ int  fs_lock_start(struct fs *fs);
 void fs_lock_stop(struct fs *fs); /* when no thread can look at them any more */
 void fs_lock_granted(struct fs *fs, uint64_t id, uint64_t wait);
 void fs_lock_tick(struct fs *fs);                                /* now and then: polls those that wait; waits for nothing itself */
-void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner);  /* FLUSH   */
-void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file); /* RELEASE */
+void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner, uint64_t file); /* FLUSH   */
+void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file);               /* RELEASE */
 void fs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock);
 void fs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep);
 void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,

@@ -7,19 +7,27 @@
  *   granted      WORK_LOCK_GRANT, or found by a poll      lock_app_poll() says 0
  *   interrupted  the kernel sent INTERRUPT                lock_app_cancel() says -EINTR, and the kernel restarts the call or ends it
  *   a circle     found by a poll                          -EDEADLK
- *   the end      fenced, or unmounted                     -EIO, -EINTR
- * Each of them may come before the waiter is in our list; so it is polled once when it is. Waiters are polled every LOCK_APP_POLL_MS.
+ *   the end      fenced, or the daemon ends               -EIO
+ * Each of them may come before the waiter is in our list; so it is polled once when it is. Waiters are polled every LOCK_APP_POLL_MS, by one task, which takes a tenth of the
+ * time at most.
+ *
+ * A try that is refused for a lock whose file is perhaps being closed (-EBUSY, see lock_app.h) is made again every AGAIN_MS by a task, up to AGAIN_TASKS_MAX of them.
  *
  * Release. A record lock goes when its process closes any descriptor of the file: FLUSH names the owner. What was locked through an open file (OFD, flock, and whatever is left) goes with
- * RELEASE: each open has a number of its own. node->locked says that this member may have locks on an inode, so that closing others costs nothing.
+ * RELEASE: each open has a number of its own. node->locked says that this member may have locks on an inode, so that closing others costs nothing. It counts up before
+ * a lock is asked for and once more before success is answered; RELEASE makes it 0 if it finds no lock left and the count is as it was before it looked. So a lock whose
+ * FLUSH or RELEASE may come is never without its mark, not even for a moment.
  */
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <time.h>
 
 #include "fs_internal.h"
 #include "lock_app.h"
+
+enum { AGAIN_MS = 1, AGAIN_TASKS_MAX = 16 };
 
 struct waiter {
     struct waiter          *next;
@@ -36,9 +44,26 @@ struct waiter {
 struct fs_locks {
     pthread_mutex_t mutex; /* leaf */
     struct waiter  *waiters;
-    _Atomic bool    any;
-    _Atomic uint64_t polled_ms;
+    _Atomic bool    any, polling;
+    _Atomic uint64_t poll_at_ms;
+    _Atomic int      again; /* tasks that try again */
 };
+
+struct again { /* a try that may succeed in a moment */
+    fuse_req_t              req;
+    struct lock_app_request want;
+    bool                    test;
+    struct flock            lock; /* of a test */
+};
+
+/* This member has, or is about to have, a lock there. */
+static void mark_locked(struct fs *fs, uint64_t id)
+{
+    struct fs_node *node = fs_node_at(fs, id);
+    uint32_t        seen = node ? atomic_load(&node->locked) : 0;
+    while (node && !atomic_compare_exchange_weak(&node->locked, &seen, seen + 1 ? seen + 1 : 1))
+        ;
+}
 
 static void waiter_release(struct waiter *waiter)
 {
@@ -49,6 +74,8 @@ static void waiter_release(struct waiter *waiter)
 static void answer(struct waiter *waiter, int result)
 {
     fuse_req_interrupt_func(waiter->req, NULL, NULL); /* waits for one that runs */
+    if (result == 0)
+        mark_locked(waiter->fs, waiter->want.ref.id);
     if (result == 0)
         fuse_reply_err(waiter->req, 0);
     else
@@ -134,12 +161,11 @@ static void on_interrupt(fuse_req_t req, void *arg)
         atomic_fetch_sub(&waiter->refs, 1); /* the caller holds another */
 }
 
-/* Has a task poll each waiter that matches (id 0: all). */
-static void poll_waiters(struct fs *fs, uint64_t id, uint64_t wait)
+void fs_lock_granted(struct fs *fs, uint64_t id, uint64_t wait)
 {
     pthread_mutex_lock(&fs->locks->mutex);
     for (struct waiter *waiter = fs->locks->waiters; waiter; waiter = waiter->next) {
-        if (id && (waiter->want.ref.id != id || waiter->wait != wait))
+        if (waiter->want.ref.id != id || waiter->wait != wait)
             continue;
         atomic_fetch_add(&waiter->refs, 1);
         if (fs_notify_task(fs, poll_task, waiter) != 0)
@@ -148,18 +174,41 @@ static void poll_waiters(struct fs *fs, uint64_t id, uint64_t wait)
     pthread_mutex_unlock(&fs->locks->mutex);
 }
 
-void fs_lock_granted(struct fs *fs, uint64_t id, uint64_t wait)
+/* All who wait, as the list was when it began. */
+static void poll_all_task(struct fs *fs, void *arg)
 {
-    poll_waiters(fs, id, wait);
+    struct fs_locks *locks = fs->locks;
+    uint64_t         begin_ms = fs_now_ms();
+    unsigned         count = 0, room = 0;
+    struct waiter  **all = NULL;
+    (void)arg;
+    pthread_mutex_lock(&locks->mutex);
+    for (struct waiter *waiter = locks->waiters; waiter; waiter = waiter->next)
+        room++;
+    if (room && (all = malloc(room * sizeof(struct waiter *))))
+        for (struct waiter *waiter = locks->waiters; waiter; waiter = waiter->next) {
+            atomic_fetch_add(&waiter->refs, 1);
+            all[count++] = waiter;
+        }
+    pthread_mutex_unlock(&locks->mutex);
+    while (count--) { /* the list is latest first */
+        waiter_poll(all[count]);
+        waiter_release(all[count]);
+    }
+    free(all);
+    uint64_t end_ms = fs_now_ms();
+    atomic_store(&locks->poll_at_ms, end_ms + LOCK_APP_POLL_MS + 9 * (end_ms - begin_ms));
+    atomic_store(&locks->polling, false);
 }
 
 void fs_lock_tick(struct fs *fs)
 {
-    if (!atomic_load_explicit(&fs->locks->any, memory_order_relaxed))
+    struct fs_locks *locks = fs->locks;
+    if (!atomic_load_explicit(&locks->any, memory_order_relaxed) || fs_now_ms() < atomic_load(&locks->poll_at_ms) ||
+        atomic_exchange(&locks->polling, true))
         return;
-    uint64_t now = fs_now_ms(), last = atomic_load(&fs->locks->polled_ms);
-    if (now - last >= LOCK_APP_POLL_MS && atomic_compare_exchange_strong(&fs->locks->polled_ms, &last, now))
-        poll_waiters(fs, 0, 0);
+    if (fs_notify_task(fs, poll_all_task, NULL) != 0)
+        atomic_store(&locks->polling, false);
 }
 
 /* ---- requests ---- */
@@ -188,21 +237,73 @@ static void wait_for_lock(struct fs *fs, fuse_req_t req, const struct lock_app_r
     waiter_release(waiter);
 }
 
+/* Tries, and answers unless that may end otherwise in a moment: false. */
+static bool try_once(struct fs *fs, struct again *again, bool last)
+{
+    struct lock_app_record found;
+    struct flock          *lock = &again->lock;
+    int                    result = again->test ? lock_app_test(fs->lock, &again->want, &found) : lock_app_set(fs->lock, &again->want);
+    if (result == -EBUSY && !last)
+        return false;
+    if (result == -EBUSY)
+        result = again->test ? 1 : -EAGAIN;
+    if (result < 0) {
+        fs_reply_error(again->req, result);
+        return true;
+    }
+    if (!again->test) {
+        if (again->want.type != LOCK_APP_NONE)
+            mark_locked(fs, again->want.ref.id);
+        fuse_reply_err(again->req, 0);
+        return true;
+    }
+    if (result == 0) {
+        lock->l_type = F_UNLCK;
+    } else {
+        lock->l_type = found.type == LOCK_APP_WRITE ? F_WRLCK : F_RDLCK;
+        lock->l_whence = SEEK_SET;
+        lock->l_start = (off_t)found.first;
+        lock->l_len = found.last >= INT64_MAX ? 0 : (off_t)(found.last - found.first + 1);
+        lock->l_pid = (pid_t)found.pid;
+    }
+    fuse_reply_lock(again->req, lock);
+    return true;
+}
+
+static void again_task(struct fs *fs, void *arg)
+{
+    struct again *again = arg;
+    uint64_t      end_ms = fs_now_ms() + LOCK_APP_CLOSING_MS + AGAIN_MS;
+    do
+        nanosleep(&(struct timespec){.tv_nsec = AGAIN_MS * 1000000}, NULL);
+    while (!try_once(fs, again, fs_now_ms() > end_ms));
+    free(again);
+    atomic_fetch_sub(&fs->locks->again, 1);
+}
+
+static void try_lock(struct fs *fs, const struct again *first)
+{
+    struct again *again, now = *first;
+    if (try_once(fs, &now, false))
+        return;
+    if (atomic_fetch_add(&fs->locks->again, 1) < AGAIN_TASKS_MAX && (again = malloc(sizeof *again))) {
+        *again = *first;
+        if (fs_notify_task(fs, again_task, again) == 0)
+            return;
+        free(again);
+    }
+    atomic_fetch_sub(&fs->locks->again, 1);
+    try_once(fs, &now, true);
+}
+
 static void set_lock(struct fs *fs, fuse_req_t req, struct lock_app_request *want, bool may_wait)
 {
-    struct fs_node *node = fs_node_at(fs, want->ref.id);
-    want->pid = (uint32_t)fuse_req_ctx(req)->pid;
-    if (node && want->type != LOCK_APP_NONE)
-        atomic_store(&node->locked, 1);
-    if (may_wait && want->type != LOCK_APP_NONE) {
+    if (want->type != LOCK_APP_NONE)
+        mark_locked(fs, want->ref.id);
+    if (may_wait && want->type != LOCK_APP_NONE)
         wait_for_lock(fs, req, want);
-        return;
-    }
-    int result = lock_app_set(fs->lock, want);
-    if (result == 0)
-        fuse_reply_err(req, 0);
     else
-        fs_reply_error(req, result);
+        try_lock(fs, &(struct again){.req = req, .want = *want});
 }
 
 static struct lock_app_request record_request(struct fs *fs, fuse_ino_t ino, const struct fuse_file_info *fi, const struct flock *lock)
@@ -212,7 +313,7 @@ static struct lock_app_request record_request(struct fs *fs, fuse_ino_t ino, con
         .ref = cache_lock_ref(fs->cache, ino), .kind = LOCK_APP_RECORD,
         .type = lock->l_type == F_UNLCK ? LOCK_APP_NONE : lock->l_type == F_RDLCK ? LOCK_APP_READ : LOCK_APP_WRITE,
         .first = first, .last = lock->l_len ? first + (uint64_t)lock->l_len - 1 : INT64_MAX,
-        .owner = fi->lock_owner, .file = fi->fh,
+        .owner = fi->lock_owner, .file = fi->fh, .pid = (uint32_t)lock->l_pid, /* the process; the request names the thread */
     };
 }
 
@@ -229,52 +330,34 @@ void fs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int 
     struct lock_app_request want = {
         .ref = cache_lock_ref(fs->cache, ino), .kind = LOCK_APP_FLOCK,
         .type = op & LOCK_UN ? LOCK_APP_NONE : op & LOCK_SH ? LOCK_APP_READ : LOCK_APP_WRITE,
-        .first = 0, .last = UINT64_MAX, .owner = fi->lock_owner, .file = fi->fh,
+        .first = 0, .last = UINT64_MAX, .owner = fi->lock_owner, .file = fi->fh, .pid = (uint32_t)fuse_req_ctx(req)->pid,
     };
     set_lock(fs, req, &want, !(op & LOCK_NB));
 }
 
 void fs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock)
 {
-    struct fs              *fs = fs_of(req);
-    struct lock_app_request want = record_request(fs, ino, fi, lock);
-    struct lock_app_record  found;
-    int                     result = lock_app_test(fs->lock, &want, &found);
-    if (result < 0) {
-        fs_reply_error(req, result);
-        return;
-    }
-    if (result == 0) {
-        lock->l_type = F_UNLCK;
-    } else {
-        lock->l_type = found.type == LOCK_APP_WRITE ? F_WRLCK : F_RDLCK;
-        lock->l_whence = SEEK_SET;
-        lock->l_start = (off_t)found.first;
-        lock->l_len = found.last >= INT64_MAX ? 0 : (off_t)(found.last - found.first + 1);
-        lock->l_pid = (pid_t)found.pid;
-    }
-    fuse_reply_lock(req, lock);
+    struct fs *fs = fs_of(req);
+    try_lock(fs, &(struct again){.req = req, .want = record_request(fs, ino, fi, lock), .test = true, .lock = *lock});
 }
 
 /* ---- giving up ---- */
 
-void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner)
+void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner, uint64_t file)
 {
     struct fs_node *node = fs_node_at(fs, id);
     struct lock_ref ref = cache_lock_ref(fs->cache, id);
     if (node && atomic_load(&node->locked))
-        (void)lock_app_release_owner(fs->lock, &ref, owner);
+        (void)lock_app_release_owner(fs->lock, &ref, owner, file);
 }
 
 void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file)
 {
     struct fs_node *node = fs_node_at(fs, id);
     struct lock_ref ref = cache_lock_ref(fs->cache, id);
-    if (!node || !atomic_load(&node->locked))
-        return;
-    atomic_store(&node->locked, 0); /* one that is set meanwhile sets it again */
-    if (lock_app_release_file(fs->lock, &ref, file) > 0)
-        atomic_store(&node->locked, 1);
+    uint32_t        locked = node ? atomic_load(&node->locked) : 0;
+    if (locked && lock_app_release_file(fs->lock, &ref, file) == 0)
+        atomic_compare_exchange_strong(&node->locked, &locked, 0); /* unless somebody has asked for a lock meanwhile */
 }
 
 int fs_lock_start(struct fs *fs)
@@ -294,7 +377,7 @@ void fs_lock_stop(struct fs *fs)
     while ((waiter = fs->locks->waiters)) { /* no thread is left that could look */
         fs->locks->waiters = waiter->next;
         fuse_req_interrupt_func(waiter->req, NULL, NULL);
-        fuse_reply_err(waiter->req, EINTR);
+        fuse_reply_err(waiter->req, EIO); /* not EINTR: the kernel makes ERESTARTSYS of that, and without a signal the program would see it */
         free(waiter);
     }
     pthread_mutex_destroy(&fs->locks->mutex);

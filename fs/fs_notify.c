@@ -372,9 +372,9 @@ static void carry_out(struct fs *fs, const struct work_item *item)
 /* Leads: takes the next item, or sleeps for a moment. False: nothing there. */
 static bool lead(struct fs *fs, struct work_item *item)
 {
+    fs_lock_tick(fs);
     if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1)
         return true;
-    fs_lock_tick(fs);
     work_sleep(fs->work, WORK_SLEEP_MS);
     return false;
 }

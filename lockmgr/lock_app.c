@@ -69,16 +69,33 @@ bool lock_app_blocks(const struct lock_app_record *waiter, const struct lock_app
 }
 
 struct conflict_key {
-    const struct seg             *seg;
-    const struct lock_app_record *want;
+    const struct seg              *seg;
+    const struct lock_app_record  *want;
+    int64_t                        by_now_ns;
     const struct lock_app_record **lowest; /* NULL: the first found will do */
 };
+
+static bool is_closing(const struct lock_app_record *record, int64_t now_ns)
+{
+    int64_t then_ns = atomic_load_explicit(&record->closing_ns, memory_order_relaxed);
+    return then_ns && now_ns - then_ns >= 0 && now_ns - then_ns < LOCK_APP_CLOSING_MS * 1000000ll;
+}
+
+static bool is_own(const struct lock_app_record *want, const struct lock_app_record *record)
+{
+    return record->id == want->id && record->kind == want->kind && record->who == want->who && record->owner == want->owner &&
+           atomic_load_explicit(&record->state, memory_order_acquire) == LOCK_APP_HELD && record->first <= want->last &&
+           want->first <= record->last;
+}
 
 static bool conflict_match(const void *e, const void *k)
 {
     const struct lock_app_record *record = e;
     const struct conflict_key    *key = k;
-    if (!lock_app_blocks(key->want, record) || !seg_who_stands(key->seg, record->who))
+    if (key->want->type == LOCK_APP_NONE ? !is_own(key->want, record)
+                                         : !lock_app_blocks(key->want, record) || !seg_who_stands(key->seg, record->who))
+        return false;
+    if (key->by_now_ns && is_closing(record, key->by_now_ns))
         return false;
     if (!key->lowest)
         return true;
@@ -87,10 +104,11 @@ static bool conflict_match(const void *e, const void *k)
     return false;
 }
 
-static bool conflicts(struct lock_mgr *mgr, const struct lock_app_record *want)
+const struct lock_app_record *lock_app_conflict(struct lock_mgr *mgr, const struct lock_app_record *want, int64_t by_now_ns)
 {
-    struct conflict_key key = {.seg = mgr->seg, .want = want};
-    return lock_app_find(mgr->app, want->id, conflict_match, &key) != SEG_INDEX_NONE;
+    struct conflict_key key = {.seg = mgr->seg, .want = want, .by_now_ns = by_now_ns};
+    uint32_t            index = lock_app_find(mgr->app, want->id, conflict_match, &key);
+    return index == SEG_INDEX_NONE ? NULL : seg_pool_at(mgr->app->pool, index);
 }
 
 int lock_app_test(struct lock_mgr *mgr, const struct lock_app_request *request, struct lock_app_record *found)
@@ -102,17 +120,20 @@ int lock_app_test(struct lock_mgr *mgr, const struct lock_app_request *request, 
     if (rc)
         return rc;
     lock_app_find(mgr->app, want.id, conflict_match, &key);
+    if (lowest && want.type != LOCK_APP_NONE && is_closing(lowest, want.since_ns))
+        rc = -EBUSY;
     if (lowest)
         *found = *lowest;
     leave(mgr, &request->ref);
-    return lowest ? 1 : 0;
+    return rc ? rc : lowest ? 1 : 0;
 }
 
 /* ---- records in and out ---- */
 
-static int records_take(struct lock_app *app, unsigned count, uint32_t index[PIECES])
+/* goes: how many the own member gives up for them. */
+static int records_take(struct lock_app *app, unsigned count, unsigned goes, uint32_t index[PIECES])
 {
-    if (atomic_fetch_add(&app->own, count) + count > app->own_max) {
+    if (atomic_fetch_add(&app->own, count) + count > app->own_max && count > goes) {
         atomic_fetch_sub(&app->own, count);
         return -ENOLCK;
     }
@@ -146,6 +167,7 @@ static void record_put(struct lock_app *app, uint32_t index, const struct lock_a
     record->since_ns = from->since_ns;
     record->ticket = atomic_fetch_add(&app->common->ticket, 1) + 1;
     record->waited = from->waited;
+    atomic_store_explicit(&record->closing_ns, 0, memory_order_relaxed);
     atomic_store_explicit(&record->state, atomic_load(&from->state), memory_order_release);
 }
 
@@ -160,30 +182,36 @@ static int record_link(struct lock_app *app, uint32_t index)
     return rc;
 }
 
-void lock_app_remove(struct lock_app *app, uint32_t index)
+bool lock_app_unlink(struct lock_app *app, uint32_t index)
 {
     const struct lock_app_record *record = seg_pool_at(app->pool, index);
     if (!record || !seg_pool_claim(app->pool, index))
-        return;
+        return false;
     seg_chain_remove(&app->by_inode, lock_app_hash(record->id), index);
     if (record->waited)
         seg_chain_remove(&app->by_owner, lock_app_owner_hash(record->who, record->owner), index);
     seg_pool_retire(app->pool, index);
-    atomic_fetch_sub(&app->own, 1);
+    return true;
+}
+
+void lock_app_remove(struct lock_app *app, uint32_t index)
+{
+    if (lock_app_unlink(app, index))
+        atomic_fetch_sub(&app->own, 1);
 }
 
 /* ---- what an owner has, and what of it a change touches ---- */
 
 struct piece {
-    bool     is_there;
-    uint64_t first, last;
-    uint8_t  type;
+    const struct lock_app_record *of; /* NULL: there is none; it stays what that was */
+    uint64_t                      first, last;
 };
 
 struct touched {
     uint64_t     first, last; /* the new lock, joined with what it meets of its own type    */
     struct piece left, right; /* what is left of others that it cuts                         */
     bool         covered;     /* the owner has it already                                    */
+    bool         conflict;    /* somebody else is in the way                                 */
     bool         waiters;     /* somebody waits on this inode                                */
     unsigned     count;       /* records that go; the first BATCH of them:                   */
     uint32_t     index[BATCH];
@@ -215,8 +243,11 @@ static bool touched_match(const void *e, const void *k)
     if (record->id != want->id)
         return false;
     out->waiters |= state == LOCK_APP_WAITING;
-    if (record->who != want->who || record->owner != want->owner || record->kind != want->kind || state != LOCK_APP_HELD ||
-        !meets(want, record) || index == key->keep[0] || index == key->keep[1] || index == key->keep[2])
+    if (record->who != want->who || record->owner != want->owner) {
+        out->conflict = out->conflict || (want->type != LOCK_APP_NONE && lock_app_blocks(want, record) && seg_who_stands(key->app->seg, record->who));
+        return false;
+    }
+    if (record->kind != want->kind || state != LOCK_APP_HELD || !meets(want, record) || index == key->keep[0] || index == key->keep[1] || index == key->keep[2])
         return false;
     if (out->count < BATCH)
         out->index[out->count] = index;
@@ -228,9 +259,9 @@ static bool touched_match(const void *e, const void *k)
         return false;
     }
     if (record->first < want->first)
-        out->left = (struct piece){true, record->first, want->first - 1, record->type};
+        out->left = (struct piece){record, record->first, want->first - 1};
     if (record->last > want->last)
-        out->right = (struct piece){true, want->last + 1, record->last, record->type};
+        out->right = (struct piece){record, want->last + 1, record->last};
     return false;
 }
 
@@ -239,55 +270,16 @@ static void touched_find(struct lock_app *app, const struct lock_app_record *wan
     struct touched_key key = {app, want, keep, out};
     out->first = want->first;
     out->last = want->last;
-    out->left.is_there = out->right.is_there = out->covered = out->waiters = false;
+    out->left.of = out->right.of = NULL;
+    out->covered = out->conflict = out->waiters = false;
     out->count = 0;
     lock_app_find(app, want->id, touched_match, &key);
 }
 
-/* ---- granting ---- */
-
-struct eldest_key {
-    const struct seg              *seg;
-    uint64_t                       id, after;
-    const struct lock_app_record **eldest;
-};
-
-static bool eldest_match(const void *e, const void *k)
-{
-    const struct lock_app_record *record = e;
-    const struct eldest_key      *key = k;
-    if (record->id == key->id && atomic_load_explicit(&record->state, memory_order_acquire) == LOCK_APP_WAITING &&
-        record->ticket > key->after && (!*key->eldest || record->ticket < (*key->eldest)->ticket) && seg_who_stands(key->seg, record->who))
-        *key->eldest = record;
-    return false;
-}
-
-void lock_app_grant(struct lock_mgr *mgr, uint64_t id)
-{
-    struct lock_app *app = mgr->app;
-    uint64_t         after = 0;
-    for (;;) {
-        const struct lock_app_record *eldest = NULL;
-        struct eldest_key             key = {mgr->seg, id, after, &eldest};
-        lock_app_find(app, id, eldest_match, &key);
-        if (!eldest)
-            return;
-        after = eldest->ticket;
-        if (conflicts(mgr, eldest))
-            continue;
-        uint32_t                index = lock_app_index(app, eldest), waits = LOCK_APP_WAITING;
-        struct lock_app_record *record = seg_pool_at(app->pool, index);
-        if (!atomic_compare_exchange_strong(&record->state, &waits, LOCK_APP_GRANTED))
-            continue;
-        struct work_item item = {.kind = WORK_LOCK_GRANT, .key = id, .arg = lock_app_wait_make(app, index)};
-        work_post(mgr->work, seg_who_slot(record->who), &item, false); /* lost: it polls */
-    }
-}
-
 /* ---- changing ---- */
 
-/* Whatever the owner has becomes `want`; nobody is in the way. */
-int lock_app_replace(struct lock_mgr *mgr, const struct lock_app_record *want)
+/* Whatever the owner has becomes `want`; -EAGAIN: somebody is in the way. goes: records of the own member that the caller takes away then. */
+static int replace(struct lock_mgr *mgr, const struct lock_app_record *want, unsigned goes)
 {
     struct lock_app *app = mgr->app;
     struct touched   touched;
@@ -297,15 +289,17 @@ int lock_app_replace(struct lock_mgr *mgr, const struct lock_app_record *want)
     int              rc = 0;
 
     touched_find(app, want, fresh, &touched);
+    if (touched.conflict)
+        return -EAGAIN;
     if (touched.covered || (!sets && !touched.count))
         return 0;
-    unsigned count = (unsigned)sets + (unsigned)touched.left.is_there + (unsigned)touched.right.is_there;
-    if (count && (rc = records_take(app, count, fresh)) != 0)
+    unsigned count = (unsigned)sets + (touched.left.of != NULL) + (touched.right.of != NULL);
+    if (count && (rc = records_take(app, count, goes + touched.count, fresh)) != 0)
         return rc;
-    if (touched.left.is_there)
-        record_put(app, fresh[n++], want, touched.left.first, touched.left.last, touched.left.type);
-    if (touched.right.is_there)
-        record_put(app, fresh[n++], want, touched.right.first, touched.right.last, touched.right.type);
+    if (touched.left.of)
+        record_put(app, fresh[n++], touched.left.of, touched.left.first, touched.left.last, touched.left.of->type);
+    if (touched.right.of)
+        record_put(app, fresh[n++], touched.right.of, touched.right.first, touched.right.last, touched.right.of->type);
     if (sets)
         record_put(app, fresh[n++], want, touched.first, touched.last, want->type);
     for (unsigned i = 0; i < n && !rc; i++)
@@ -342,7 +336,7 @@ static int set_locked(struct lock_mgr *mgr, const struct lock_app_record *want)
     bool waiters = false;
     if (want->kind == LOCK_APP_FLOCK && want->type != LOCK_APP_NONE && flock_give_up(mgr, want, &waiters))
         return 0;
-    int rc = want->type != LOCK_APP_NONE && conflicts(mgr, want) ? -EAGAIN : lock_app_replace(mgr, want);
+    int rc = replace(mgr, want, 0);
     if (waiters)
         lock_app_grant(mgr, want->id);
     return rc;
@@ -355,6 +349,8 @@ int lock_app_set(struct lock_mgr *mgr, const struct lock_app_request *request)
         return rc;
     struct lock_app_record want = record_of(mgr, request);
     rc = set_locked(mgr, &want);
+    if (rc == -EAGAIN && !lock_app_conflict(mgr, &want, want.since_ns))
+        rc = -EBUSY;
     leave(mgr, &request->ref);
     return rc == -ESTALE ? -EIO : rc; /* a chain that refuses us: fenced */
 }
@@ -363,7 +359,7 @@ static int line_up(struct lock_mgr *mgr, struct lock_app_record *want, uint64_t 
 {
     struct lock_app *app = mgr->app;
     uint32_t         index[PIECES];
-    int              rc = records_take(app, 1, index);
+    int              rc = records_take(app, 1, 0, index);
     if (rc)
         return rc;
     want->waited = 1;
@@ -408,16 +404,24 @@ static struct lock_app_record *waiter_find(struct lock_mgr *mgr, const struct lo
     return is_it ? record : NULL;
 }
 
-/* Granted: it becomes a lock like any other. */
-static void waiter_finish(struct lock_mgr *mgr, struct lock_app_record *record)
+/*
+ * Granted: it becomes a lock like any other. Unless it was granted by a member that had been fenced while it looked, and somebody else has got the lock since: then it
+ * waits on. If there is no record for what it becomes, it is out of line: -ENOLCK.
+ */
+static int waiter_finish(struct lock_mgr *mgr, struct lock_app_record *record)
 {
     struct lock_app_record want = *record;
     want.waited = 0;
     atomic_store(&want.state, LOCK_APP_HELD);
-    if (lock_app_replace(mgr, &want) == 0)
-        lock_app_remove(mgr->app, lock_app_index(mgr->app, record));
-    else
-        atomic_store(&record->state, LOCK_APP_HELD); /* no record to be had: this one counts, beside those it overlaps */
+    int rc = replace(mgr, &want, 1);
+    if (rc == -EAGAIN) {
+        atomic_store(&record->state, LOCK_APP_WAITING);
+        return -EINPROGRESS;
+    }
+    lock_app_remove(mgr->app, lock_app_index(mgr->app, record));
+    if (rc)
+        lock_app_grant(mgr, want.id);
+    return rc == -ESTALE ? -EIO : rc;
 }
 
 int lock_app_poll(struct lock_mgr *mgr, const struct lock_app_request *request, uint64_t wait)
@@ -426,17 +430,15 @@ int lock_app_poll(struct lock_mgr *mgr, const struct lock_app_request *request, 
     if (rc)
         return rc;
     struct lock_app_record *record = waiter_find(mgr, request, wait);
-    if (record && atomic_load(&record->state) == LOCK_APP_WAITING)
-        lock_app_grant(mgr, record->id);
-    if (!record) {
-        rc = -ENOENT;
-    } else if (atomic_load(&record->state) == LOCK_APP_GRANTED) {
-        waiter_finish(mgr, record);
-    } else {
+    if (record && atomic_load(&record->state) == LOCK_APP_WAITING && !lock_app_conflict(mgr, record, 0))
+        lock_app_grant(mgr, record->id); /* in the order of age */
+    rc = !record ? -ENOENT : atomic_load(&record->state) == LOCK_APP_GRANTED ? waiter_finish(mgr, record) : -EINPROGRESS;
+    if (rc == -EINPROGRESS && record->kind == LOCK_APP_RECORD) {
         lock_app_line_enter(mgr);
-        rc = record->kind == LOCK_APP_RECORD && lock_app_circle(mgr, record) ? -EDEADLK : -EINPROGRESS;
-        if (rc == -EDEADLK)
+        if (lock_app_circle(mgr, record)) {
+            rc = -EDEADLK;
             lock_app_remove(mgr->app, lock_app_index(mgr->app, record)); /* before another looks: one victim */
+        }
         lock_app_line_exit(mgr);
     }
     leave(mgr, &request->ref);
@@ -449,11 +451,8 @@ int lock_app_cancel(struct lock_mgr *mgr, const struct lock_app_request *request
     if (rc)
         return rc;
     struct lock_app_record *record = waiter_find(mgr, request, wait);
-    if (!record) {
-        rc = -ENOENT;
-    } else if (atomic_load(&record->state) == LOCK_APP_GRANTED) {
-        waiter_finish(mgr, record);
-    } else {
+    rc = !record ? -ENOENT : atomic_load(&record->state) == LOCK_APP_GRANTED ? waiter_finish(mgr, record) : -EINPROGRESS;
+    if (rc == -EINPROGRESS) {
         lock_app_remove(mgr->app, lock_app_index(mgr->app, record));
         rc = -EINTR;
     }
@@ -467,9 +466,9 @@ struct release_key {
     const struct lock_app *app;
     uint64_t               id, who, owner, file;
     bool                   by_file;
+    int64_t                now_ns;
     struct release_found {
         unsigned left, count;
-        bool     waiters;
         uint32_t index[BATCH];
     } *out;
 };
@@ -478,17 +477,16 @@ static bool release_match(const void *e, const void *k)
 {
     const struct lock_app_record *record = e;
     const struct release_key     *key = k;
-    uint32_t                      state = atomic_load_explicit(&record->state, memory_order_acquire);
-    if (record->id != key->id)
-        return false;
-    key->out->waiters |= state == LOCK_APP_WAITING;
-    if (record->who != key->who)
+    uint32_t                      state = atomic_load_explicit(&record->state, memory_order_acquire), index = lock_app_index(key->app, record);
+    if (record->id != key->id || record->who != key->who)
         return false;
     bool goes = state == LOCK_APP_HELD &&
                 (key->by_file ? record->file == key->file : record->kind == LOCK_APP_RECORD && record->owner == key->owner);
     key->out->left += !goes;
+    if (!goes && !key->by_file && record->file == key->file)
+        atomic_store_explicit(&((struct lock_app_record *)seg_pool_at(key->app->pool, index))->closing_ns, key->now_ns, memory_order_relaxed);
     if (goes && key->out->count < BATCH)
-        key->out->index[key->out->count++] = lock_app_index(key->app, record);
+        key->out->index[key->out->count++] = index;
     return goes && key->out->count == BATCH;
 }
 
@@ -516,9 +514,9 @@ static int release(struct lock_mgr *mgr, const struct lock_ref *ref, struct rele
     return (int)found.left;
 }
 
-int lock_app_release_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t owner)
+int lock_app_release_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t owner, uint64_t file)
 {
-    struct release_key key = {.owner = owner};
+    struct release_key key = {.owner = owner, .file = file, .now_ns = now_ns()};
     return release(mgr, ref, &key);
 }
 

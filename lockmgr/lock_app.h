@@ -15,11 +15,15 @@
  * Locks of one owner never conflict; a new one replaces what it covers: ranges are split and joined as in POSIX. flock is of the whole file, and a conversion gives the old one up
  * first (flock(2)).
  *
+ * Closing. A kernel says that a descriptor is closed (FLUSH) before close(2) returns, but only some time after that whether it was the last one (RELEASE). Whoever tries for a
+ * lock in between must not be refused for one that has gone with its descriptor. So FLUSH marks the locks of its open file, and a try which only those that were marked in
+ * the last LOCK_APP_CLOSING_MS are in the way of is answered -EBUSY: the caller asks again until that time has passed.
+ *
  * Deadlock. Before a record request waits, the chain "waits for the holder, which waits for ..." is followed through all members and inodes; if it leads back, -EDEADLK. One
  * waiter is put in line at a time, so that of two that close a circle the second sees it. A circle that is closed by a grant is found when the waiter is polled. flock waits
  * without a look, as on one machine.
  *
- * Limits: the pool's size (-ENOLCK), of which one member may use three quarters. The time of a call grows with the number of locks on the file (a walk of some
+ * Limits: the pool's size (-ENOLCK), of which one member may use three quarters; what does not make its number of records grow is exempt from the latter. The time of a call grows with the number of locks on the file (a walk of some
  * 5 ns each).
  */
 #ifndef HEARTH_LOCK_APP_H
@@ -28,7 +32,7 @@
 #include "lock.h"
 #include "lock_app_shared.h"
 
-enum { LOCK_APP_POLL_MS = 200 };
+enum { LOCK_APP_POLL_MS = 200, LOCK_APP_CLOSING_MS = 50 };
 
 enum lock_app_kind { LOCK_APP_RECORD = 0, LOCK_APP_FLOCK = 1 };
 enum lock_app_type { LOCK_APP_READ = 0, LOCK_APP_WRITE = 1, LOCK_APP_NONE = 2 };
@@ -48,21 +52,22 @@ uint64_t lock_app_count(uint64_t frames);
 void lock_app_format(struct seg *seg);
 
 /*
- * All but lock_app_list and _check: 0, or -EAGAIN, -ENOLCK (no record left, or this segment has none), -EIO (the own life has been fenced), -ESTALE (the node is gone).
+ * All but lock_app_list and _check: 0, or -EAGAIN, -EBUSY (see "Closing"), -ENOLCK (no record left, or this segment has none), -EIO (the own life has been fenced), -ESTALE (the node is gone).
  * None sleeps; each may spin for the publish lock (lock.h).
  */
 /* Sets or unlocks. -EAGAIN: somebody else holds what conflicts (a flock that was to be converted is gone then). */
 int lock_app_set(struct lock_mgr *mgr, const struct lock_app_request *request);
 /* The same, but waits: -EINPROGRESS, and *wait names the waiter for poll and cancel. -EDEADLK. */
 int lock_app_set_or_wait(struct lock_mgr *mgr, const struct lock_app_request *request, uint64_t *wait);
-/* A waiter of the own member: 0 it has the lock now; -EINPROGRESS; -EDEADLK, -EIO: it is out of line; -ENOENT: it was out of line before (another thread finished it). */
+/* A waiter of the own member: 0 it has the lock now; -EINPROGRESS; -EDEADLK, -ENOLCK, -EIO: it is out of line; -ENOENT: it was out of line before (another thread finished it). */
 int lock_app_poll(struct lock_mgr *mgr, const struct lock_app_request *request, uint64_t wait);
 /* Out of line: -EINTR; but 0 if it has the lock already, which it keeps. -ENOENT as above. */
 int lock_app_cancel(struct lock_mgr *mgr, const struct lock_app_request *request, uint64_t wait);
-/* Who is in the way? 0 nobody, 1 *found (the one with the lowest first byte). */
+/* Who is in the way? 0 nobody, 1 *found (the one with the lowest first byte). Type NONE: what has the owner itself there? -EBUSY: *found, but see "Closing". */
 int lock_app_test(struct lock_mgr *mgr, const struct lock_app_request *request, struct lock_app_record *found);
-/* Gives up the record locks of `owner`, or every lock made through open file `file`. Returns how many records this member still has on the node, or -errno. */
-int lock_app_release_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t owner);
+/* Gives up the record locks of `owner`, which has closed a descriptor of open file `file`; or every lock made through open file `file`. Returns how many records this
+ * member still has on the node, or -errno. */
+int lock_app_release_owner(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t owner, uint64_t file);
 int lock_app_release_file(struct lock_mgr *mgr, const struct lock_ref *ref, uint64_t file);
 
 /* Recovery, for a member proven dead or the own former life: its records go, and what they held is granted. Under the recovery lock. Idempotent. */
@@ -70,7 +75,7 @@ void lock_app_recover(struct lock_mgr *mgr, unsigned slot);
 /* Grants what can be granted everywhere (a member has been fenced). */
 void lock_app_grant_all(struct lock_mgr *mgr);
 
-/* Every lock and waiter of lives that stand, in the order of age as far as it does not move meanwhile; needs no membership. fn non-zero ends. -EPROTO: no such sections. */
+/* Every lock and waiter of lives that stand, in the order of age, as they were one after the other; needs no membership. fn non-zero ends. -EPROTO: no such sections; -ENOMEM. */
 int lock_app_list(const struct seg *seg, int (*fn)(void *arg, const struct lock_app_record *record), void *arg);
 /* Two records of a snapshot: does the first wait for the second? */
 bool lock_app_blocks(const struct lock_app_record *waiter, const struct lock_app_record *holder);

@@ -49,13 +49,17 @@ static inline uint32_t lock_app_find(const struct lock_app *app, uint64_t id, se
 }
 
 /* lock_app.c; the publish lock of the inode is held, and an epoch. */
-void lock_app_remove(struct lock_app *app, uint32_t index);
-void lock_app_grant(struct lock_mgr *mgr, uint64_t id);
-int  lock_app_replace(struct lock_mgr *mgr, const struct lock_app_record *want);
+bool lock_app_unlink(struct lock_app *app, uint32_t index); /* a record of anybody; false: somebody else does it */
+void lock_app_remove(struct lock_app *app, uint32_t index); /* one of the own member                              */
+/* One that is in the way of `want`; NULL: nobody. by_now_ns: those who may have closed their file (lock_app.h, "Closing") are left out; 0: they count. */
+const struct lock_app_record *lock_app_conflict(struct lock_mgr *mgr, const struct lock_app_record *want, int64_t by_now_ns);
 
-/* lock_app_line.c: one member at a time puts a waiter in line. Does `waiter`, whose line it would be, wait for itself in the end? [epoch] */
+/* lock_app_line.c. Grants what can be granted on node `id`; under its publish lock. [epoch] */
+void lock_app_grant(struct lock_mgr *mgr, uint64_t id);
+/* One member at a time puts a waiter in line. */
 void lock_app_line_enter(struct lock_mgr *mgr);
 void lock_app_line_exit(struct lock_mgr *mgr);
+/* Does `waiter`, which is in line or would be, wait for itself in the end? [epoch] */
 bool lock_app_circle(struct lock_mgr *mgr, const struct lock_app_record *waiter);
 
 #endif

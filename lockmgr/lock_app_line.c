@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * lock_app_line.c - who waits for whom, and the life of the lock table: open, recovery, list, check.
+ * lock_app_line.c - those who wait: granting, circles; and the life of the lock table: open, recovery, list, check.
  *
  * The line lock. Of two owners whose waits close a circle, the one that comes second must see the first. So from the look at the circle to the link of the waiter
  * one holds a spin lock of the whole segment. Nothing under it needs repair: whoever finds its holder gone, or stopped for LINE_PATIENCE looks, takes it over; at worst a circle
@@ -18,7 +18,7 @@
 #include "lock_app_internal.h"
 #include "seg_epoch.h"
 
-enum { OWNERS_MAX = 256, WAITS_MAX = 16, LINE_PATIENCE = 20000, RECORDS_MIN = 1024, RECORDS_MAX = 65536, FRAMES_PER_RECORD = 4 };
+enum { OWNERS_MAX = 256, WAITS_MAX = 16, LINE_BATCH = 64, LINE_PATIENCE = 20000, RECORDS_MIN = 1024, RECORDS_MAX = 65536, FRAMES_PER_RECORD = 4 };
 
 /* ---- life ---- */
 
@@ -109,6 +109,64 @@ void lock_app_line_exit(struct lock_mgr *mgr)
     lock_rank_pop(LOCK_RANK_APP_LINE);
 }
 
+/* ---- granting ---- */
+
+struct eldest {
+    const struct seg             *seg;
+    uint64_t                      id, after; /* waiters with a later ticket than that */
+    unsigned                      count;
+    const struct lock_app_record *record[LINE_BATCH]; /* the eldest of them, in order */
+};
+
+static bool eldest_match(const void *e, const void *k)
+{
+    const struct lock_app_record *record = e;
+    struct eldest                *eldest = *(struct eldest *const *)k;
+    if (record->id != eldest->id || atomic_load_explicit(&record->state, memory_order_acquire) != LOCK_APP_WAITING ||
+        record->ticket <= eldest->after || !seg_who_stands(eldest->seg, record->who))
+        return false;
+    unsigned at = eldest->count;
+    while (at && eldest->record[at - 1]->ticket > record->ticket)
+        at--;
+    if (at == LINE_BATCH)
+        return false;
+    eldest->count += eldest->count < LINE_BATCH;
+    for (unsigned i = eldest->count - 1; i > at; i--)
+        eldest->record[i] = eldest->record[i - 1];
+    eldest->record[at] = record;
+    return false;
+}
+
+static void grant(struct lock_mgr *mgr, const struct lock_app_record *waiter)
+{
+    struct lock_app        *app = mgr->app;
+    uint32_t                index = lock_app_index(app, waiter), waits = LOCK_APP_WAITING;
+    struct lock_app_record *record = seg_pool_at(app->pool, index);
+    struct work_item        item = {.kind = WORK_LOCK_GRANT, .key = waiter->id, .arg = lock_app_wait_make(app, index)};
+    /* A member that is fenced here grants too late, perhaps: waiter_finish() looks again. */
+    if (seg_self_stands(mgr->seg) && atomic_compare_exchange_strong(&record->state, &waits, LOCK_APP_GRANTED))
+        work_post(mgr->work, seg_who_slot(waiter->who), &item, false); /* lost: it polls */
+}
+
+/* Most who wait, wait for the same: the last one that was in somebody's way is looked at first. */
+void lock_app_grant(struct lock_mgr *mgr, uint64_t id)
+{
+    struct eldest                 eldest = {.seg = mgr->seg, .id = id}, *key = &eldest;
+    const struct lock_app_record *blocker = NULL;
+    do {
+        eldest.count = 0;
+        lock_app_find(mgr->app, id, eldest_match, &key);
+        for (unsigned i = 0; i < eldest.count; i++) {
+            const struct lock_app_record *waiter = eldest.record[i];
+            eldest.after = waiter->ticket;
+            if (blocker && lock_app_blocks(waiter, blocker) && seg_who_stands(mgr->seg, blocker->who))
+                continue;
+            if (!(blocker = lock_app_conflict(mgr, waiter, 0)))
+                grant(mgr, waiter);
+        }
+    } while (eldest.count == LINE_BATCH);
+}
+
 /* ---- circles ---- */
 
 struct owner {
@@ -191,8 +249,13 @@ void lock_app_grant_all(struct lock_mgr *mgr)
     uint64_t         last = 0;
     for (uint32_t i = 1; app && i < seg_pool_count(app->pool); i++) {
         const struct lock_app_record *record = seg_pool_at(app->pool, i);
-        uint64_t                      id = record->id;
-        if (seg_pool_word_state(seg_pool_load(app->pool, i)) != SEG_POOL_LIVE || atomic_load(&record->state) != LOCK_APP_WAITING || id == last)
+        if (seg_pool_word_state(seg_pool_load(app->pool, i)) != SEG_POOL_LIVE)
+            continue;
+        seg_epoch_enter(mgr->seg); /* still LIVE: it does not become another's while we are inside */
+        bool     waits = seg_pool_word_state(seg_pool_load(app->pool, i)) == SEG_POOL_LIVE && atomic_load(&record->state) == LOCK_APP_WAITING;
+        uint64_t id = waits ? record->id : last;
+        seg_epoch_exit(mgr->seg);
+        if (id == last)
             continue;
         struct lock_ref ref = {.id = id, .words = mgr->config.resolve(mgr->config.resolve_arg, id)};
         last = id;
@@ -216,8 +279,7 @@ static void record_recover(struct lock_mgr *mgr, unsigned slot, uint32_t index)
     bool is_over = seg_who_slot(record->who) == slot && ((int)slot == seg_self_slot(mgr->seg) || !seg_who_stands(mgr->seg, record->who));
 
     if (state == SEG_POOL_LIVE && is_over && record->who) {
-        lock_app_remove(app, index);
-        atomic_fetch_add(&app->own, 1); /* it was none of ours */
+        lock_app_unlink(app, index);
     } else if ((state == SEG_POOL_PRIVATE || state == SEG_POOL_LIMBO) && seg_pool_word_slot(word) == slot) {
         seg_chain_remove(&app->by_inode, lock_app_hash(record->id), index);
         seg_chain_remove(&app->by_owner, lock_app_owner_hash(record->who, record->owner), index);
@@ -242,20 +304,36 @@ void lock_app_recover(struct lock_mgr *mgr, unsigned slot)
 
 /* ---- list and check ---- */
 
+static int older(const void *a, const void *b)
+{
+    const struct lock_app_record *x = a, *y = b;
+    return x->ticket < y->ticket ? -1 : x->ticket > y->ticket;
+}
+
 int lock_app_list(const struct seg *seg, int (*fn)(void *arg, const struct lock_app_record *record), void *arg)
 {
     struct seg_array records = records_of(seg);
+    uint64_t         count = 0;
     int              rc = 0;
     if (!records.base)
         return -EPROTO;
-    for (uint64_t i = 1; i < records.count && !rc; i++) {
+    struct lock_app_record *copies = aligned_alloc(_Alignof(struct lock_app_record), records.count * sizeof *copies); /* pages are touched as used */
+    if (!copies)
+        return -ENOMEM;
+    for (uint64_t i = 1; i < records.count; i++) {
         const struct lock_app_record *record = seg_elem(&records, i);
         uint64_t                      word = atomic_load_explicit(&record->pool, memory_order_acquire);
-        struct lock_app_record        copy = *record;
-        if (seg_pool_word_state(word) == SEG_POOL_LIVE && word == atomic_load_explicit(&record->pool, memory_order_acquire) &&
-            seg_who_stands(seg, copy.who))
-            rc = fn(arg, &copy);
+        if (seg_pool_word_state(word) != SEG_POOL_LIVE)
+            continue;
+        copies[count] = *record;
+        atomic_thread_fence(memory_order_acquire); /* the copy before the second look */
+        if (word == atomic_load_explicit(&record->pool, memory_order_relaxed) && seg_who_stands(seg, copies[count].who))
+            count++;
     }
+    qsort(copies, count, sizeof *copies, older);
+    for (uint64_t i = 0; i < count && !rc; i++)
+        rc = fn(arg, &copies[i]);
+    free(copies);
     return rc;
 }
 

@@ -2,7 +2,7 @@
 /*
  * lock_app_shared.h - a lock of an application as all members see it.
  *
- * A record is constant from its publication on, but for `state`. What an application changes is made of new records; the old ones are then removed.
+ * A record is constant from its publication on, but for `state` and `closing_ns`. What an application changes is made of new records; the old ones are then removed.
  */
 #ifndef HEARTH_LOCK_APP_SHARED_H
 #define HEARTH_LOCK_APP_SHARED_H
@@ -30,6 +30,7 @@ struct lock_app_record { /* SHARED */
     uint64_t         file;              /* (o) the open file, as that member names it                                   */
     uint64_t         ticket;            /* (o) age: smaller is older                                                    */
     int64_t          since_ns;          /* (o) asked for at: since 1970, for people                                     */
+    _Atomic int64_t  closing_ns;        /* (a) a descriptor of the open file was closed then; 0: never                  */
     uint8_t          zero2[24];
 };
 static_assert(sizeof(struct lock_app_record) == 128, "layout v2");

@@ -29,14 +29,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "lock.h"
-#include "lock_internal.h"
+#include "lock_app_internal.h"
 #include "seg.h"
 #include "seg_counter.h"
 #include "seg_epoch.h"
 #include "work.h"
 
-enum { FIXTURE_MEMBERS = 8, FIXTURE_INODES = 8, FIXTURE_GENERATION = 3 };
+enum { FIXTURE_MEMBERS = 8, FIXTURE_INODES = 8, FIXTURE_GENERATION = 3, FIXTURE_APP_LOCKS = 1024 };
 
 struct fixture_member {
     struct seg      *seg;
@@ -109,7 +108,10 @@ static inline void *fixture_settle(void *arg)
         if (is_dead) {
             seg_epoch_clear(seg, slot);
             work_recover(errand->me->work, slot);
+            lock_app_recover(errand->me->mgr, slot);
             seg_member_park(seg, slot);
+        } else {
+            lock_app_grant_all(errand->me->mgr);
         }
     }
     seg_recovery_unlock(seg);
@@ -135,8 +137,10 @@ static inline bool fixture_try_join(unsigned n)
     memset(me, 0, sizeof *me);
     if (seg_open(fixture.path, &fixture.plan, SEG_OPEN_CREATE, &me->seg, &created, err) != 0)
         return false;
-    if (created)
+    if (created) {
         work_format(me->seg);
+        lock_app_format(me->seg);
+    }
     snprintf(name, sizeof name, "member%u", n);
     struct seg_join join = {.name = name, .mountpoint = "/mnt/test", .slot_wanted = (int)n};
     memset(join.uuid, 0x10 + (int)n, sizeof join.uuid);
@@ -180,11 +184,15 @@ static inline struct fixture_member *fixture_open(void)
     strcpy(plan->name, "fixture");
     plan->signature = 4712;
     plan->size_bytes = 4 << 20;
-    plan->section_count = 4;
+    plan->section_count = 8;
     plan->section[0] = (struct seg_plan_section){SEG_SECTION_MEMBERS, SEG_PAGE, sizeof(struct seg_member), SEG_MEMBERS_MAX};
     plan->section[1] = (struct seg_plan_section){SEG_SECTION_INBOXES, SEG_PAGE, work_inbox_stride(), SEG_MEMBERS_MAX};
     plan->section[2] = (struct seg_plan_section){SEG_SECTION_SHARED_QUEUE, SEG_PAGE, work_shared_stride(), 1};
     plan->section[3] = (struct seg_plan_section){SEG_SECTION_INODES, 64, sizeof(struct lock_shared), FIXTURE_INODES};
+    plan->section[4] = (struct seg_plan_section){SEG_SECTION_APP_LOCKS, 64, sizeof(struct lock_app_record), FIXTURE_APP_LOCKS};
+    plan->section[5] = (struct seg_plan_section){SEG_SECTION_APP_LOCK_HINTS, 64, 8, FIXTURE_APP_LOCKS / 64};
+    plan->section[6] = (struct seg_plan_section){SEG_SECTION_APP_LOCK_BUCKETS, 64, 8, FIXTURE_APP_LOCKS};
+    plan->section[7] = (struct seg_plan_section){SEG_SECTION_APP_WAIT_BUCKETS, 64, 8, FIXTURE_APP_LOCKS / 4};
     return fixture_join(0);
 }
 
@@ -195,6 +203,7 @@ static inline void fixture_check(bool quiet)
     for (unsigned i = 0; i < FIXTURE_INODES; i++)
         cr_expect_eq(lock_check(fixture.member[0].seg, fixture_ref(i).words, quiet, err, sizeof err), 0, "inode %u: %s", i, err);
     cr_expect_eq(work_check(fixture.member[0].seg, err, sizeof err), 0, "%s", err);
+    cr_expect_eq(lock_app_check(fixture.member[0].seg, quiet, err, sizeof err), 0, "%s", err);
 }
 
 static inline void fixture_close(void)

@@ -99,10 +99,11 @@ static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     result = origin_fallocate(fs->origin, &ref, mode, call->off, call->len, &fresh);
     if (result == 0)
         fs_attr_to_cache(&fresh, &attr);
-    if (result == 0 && fs_clears_suid(call->req, &attr)) {
+    enum origin_clear clear = result == 0 ? fs_clears_setid(call->req, &attr) : ORIGIN_CLEAR_NONE;
+    if (clear) {
         struct origin_attr want = fresh;
-        want.mode &= ~(uint32_t)(S_ISUID | ((attr.mode & S_IXGRP) ? S_ISGID : 0));
-        if (origin_setattr(fs->origin, &ref, ORIGIN_SET_MODE, &want, NULL, &fresh) == 0)
+        want.mode &= ~(uint32_t)(S_ISUID | ((attr.mode & S_IXGRP) || clear == ORIGIN_CLEAR_SGID_TOO ? S_ISGID : 0));
+        if (want.mode != fresh.mode && origin_setattr(fs->origin, &ref, ORIGIN_SET_MODE, &want, NULL, &fresh) == 0)
             fs_attr_to_cache(&fresh, &attr);
     }
     if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE) || result != 0)

@@ -200,8 +200,8 @@ struct fs_cred {
     gid_t              groups[ORIGIN_GROUPS_MAX];
 };
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred);
-/* Does a change of the data by this caller take set-id bits away? */
-bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr);
+/* Which set-id bits a change of the data by this caller takes away. */
+enum origin_clear fs_clears_setid(fuse_req_t req, const struct cache_attr *attr);
 /* Looks `name` up at the origin and in the cache; *child 0 when there is none. May ask the origin. pin: take a kernel reference (fs_node_get) for it. */
 int fs_lookup_now(struct fs *fs, uint64_t dir, const char *name, bool pin, uint64_t *child, struct cache_attr *attr);
 void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_seconds, struct fuse_entry_param *entry);
@@ -216,6 +216,9 @@ void fs_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n);
 void fs_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
 void fs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+void fs_op_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask, struct fuse_file_info *fi);
+#endif
 void fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi);
 void fs_op_readlink(fuse_req_t req, fuse_ino_t ino);
 void fs_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);

@@ -117,6 +117,9 @@ static const struct fuse_lowlevel_ops operations = {
     .create = fs_op_create,
     .fallocate = fs_op_fallocate,
     .lseek = fs_op_lseek,
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+    .statx = fs_op_statx,
+#endif
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 15)
     .tmpfile = fs_op_tmpfile,
 #endif

@@ -130,8 +130,7 @@ const struct posix_case posix_data[] = {{"large", large}, {"vectors", vectors}, 
 static void space_step(const char *step, int mode, off_t off, off_t len)
 {
     int fd = T_OK(open("f", O_RDWR | O_CLOEXEC));
-    errno = 0;
-    posix_do(step, fallocate(fd, mode, off, len), errno);
+    STEP(step, fallocate(fd, mode, off, len));
     close(fd);
     see_bytes("f");
     see("f");
@@ -157,19 +156,6 @@ static void modes(void)
     IS(map[14 * BLOCK + 7] == 0 && map[14 * BLOCK + 9007] == 0);
     space_step("ZERO_RANGE that extends", FALLOC_FL_ZERO_RANGE, 31 * BLOCK, 3 * BLOCK + 5);
     space_step("ZERO_RANGE KEEP_SIZE", FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 33 * BLOCK, 9 * BLOCK);
-    map[2 * BLOCK] = 'd'; /* dirty on the other side when the range is cut out here */
-    map[3 * BLOCK] = 'e';
-    first = map[12 * BLOCK];
-    space_step("COLLAPSE_RANGE", FALLOC_FL_COLLAPSE_RANGE, BLOCK, 2 * BLOCK);
-    IS(map[10 * BLOCK] == first);
-    IS(map[BLOCK] == 'e');
-    space_step("INSERT_RANGE", FALLOC_FL_INSERT_RANGE, 2 * BLOCK, 3 * BLOCK);
-    IS(map[13 * BLOCK] == first);
-    IS(map[2 * BLOCK] == 0);
-    show_holes("f");
-    space_step("COLLAPSE_RANGE of odd bytes", FALLOC_FL_COLLAPSE_RANGE, 100, BLOCK);
-    space_step("COLLAPSE_RANGE to the end", FALLOC_FL_COLLAPSE_RANGE, 20 * BLOCK, 100 * BLOCK);
-    space_step("INSERT_RANGE past the end", FALLOC_FL_INSERT_RANGE, 100 * BLOCK, BLOCK);
     space_step("PUNCH_HOLE without KEEP_SIZE", FALLOC_FL_PUNCH_HOLE, 0, BLOCK);
     space_step("an unknown mode", 0x4000, 0, BLOCK);
     space_step("of nothing", 0, 0, 0);
@@ -183,20 +169,33 @@ static void modes(void)
     IS(st.st_blocks > 0);
 }
 
+/* Cutting out and putting in: the FUSE of the kernel does not pass these on (see deliberate.txt). */
+static void shifts(void)
+{
+    put_pattern("f", 30 * BLOCK + 123, 3);
+    int      far = T_OK(open(B("f"), O_RDWR | O_CLOEXEC));
+    uint8_t *map = T_OK(mmap(NULL, 64 * BLOCK, PROT_READ | PROT_WRITE, MAP_SHARED, far, 0)), first = map[12 * BLOCK];
+    map[3 * BLOCK] = 'e'; /* dirty on the other side when a range before it is cut out here */
+    space_step("COLLAPSE_RANGE", FALLOC_FL_COLLAPSE_RANGE, BLOCK, 2 * BLOCK);
+    VALUE("mapped", "%d %d", map[10 * BLOCK] == first, map[BLOCK] == 'e');
+    space_step("INSERT_RANGE", FALLOC_FL_INSERT_RANGE, 2 * BLOCK, 3 * BLOCK);
+    VALUE("mapped", "%d %d", map[13 * BLOCK] == first, map[2 * BLOCK] == 0);
+    show_holes("f");
+    space_step("COLLAPSE_RANGE of odd bytes", FALLOC_FL_COLLAPSE_RANGE, 100, BLOCK);
+    space_step("COLLAPSE_RANGE to the end", FALLOC_FL_COLLAPSE_RANGE, 20 * BLOCK, 100 * BLOCK);
+    space_step("INSERT_RANGE past the end", FALLOC_FL_INSERT_RANGE, 100 * BLOCK, BLOCK);
+}
+
 static void repeated(void)
 {
     uint64_t rng = 77;
     put_pattern("f", 64 * BLOCK, 4);
     int fd[2] = {T_OK(open("f", O_RDWR | O_CLOEXEC)), T_OK(open(B("f"), O_RDWR | O_CLOEXEC))};
     for (int i = 0; i < 120; i++) {
-        static const int some[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, 0, FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE,
+        static const int some[] = {FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE, 0, FALLOC_FL_KEEP_SIZE,
                                    FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
-        int   mode = some[t_random(&rng) % 6];
+        int   mode = some[t_random(&rng) % 5];
         off_t off = (off_t)(t_random(&rng) % (40 * BLOCK)), len = (off_t)(t_random(&rng) % (10 * BLOCK)) + 1;
-        if (mode & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) {
-            off = off / BLOCK * BLOCK;
-            len = (len / BLOCK % 3 + 1) * BLOCK;
-        }
         uint8_t bytes[5000];
         t_random_fill(&rng, bytes, sizeof bytes);
         T_OK(pwrite(fd[t_random(&rng) % 2], bytes, 1 + t_random(&rng) % 4999, (off_t)(t_random(&rng) % (50 * BLOCK))));
@@ -206,7 +205,7 @@ static void repeated(void)
     }
 }
 
-const struct posix_case posix_space[] = {{"modes", modes}, {"repeated", repeated}, {0}};
+const struct posix_case posix_space[] = {{"modes", modes}, {"shifts", shifts}, {"repeated", repeated}, {0}};
 
 /* ---- copies ---- */
 static ssize_t copy(const char *from, off_t at, const char *to, off_t into, size_t size)

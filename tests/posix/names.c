@@ -55,19 +55,19 @@ static void lengths(void)
         memset(name, 'n', n);
         name[n] = 0;
         snprintf(step, sizeof step, "a name of %zu", n);
-        posix_do(step, open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644) < 0 ? -1 : 0, errno);
-        posix_do(step, access(B(name), F_OK), errno);
-        posix_do(step, mkdir(name, 0755), errno);
-        posix_do(step, unlink(name), errno);
-        posix_do(step, mkdir(name, 0755), errno);
-        posix_do(step, rmdir(name), errno);
-        posix_do(step, symlink("x", name), errno);
-        posix_do(step, rename(name, "short"), errno);
-        posix_do(step, rename("short", name), errno);
-        posix_do(step, link(name, "other"), errno);
-        posix_do(step, unlink("other"), errno);
-        posix_do(step, mkfifo(name, 0644), errno);
-        posix_do(step, unlink(name), errno);
+        STEP(step, open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644) < 0 ? -1 : 0);
+        STEP(step, access(B(name), F_OK));
+        STEP(step, mkdir(name, 0755));
+        STEP(step, unlink(name));
+        STEP(step, mkdir(name, 0755));
+        STEP(step, rmdir(name));
+        STEP(step, symlink("x", name));
+        STEP(step, rename(name, "short"));
+        STEP(step, rename("short", name));
+        STEP(step, link(name, "other"));
+        STEP(step, unlink("other"));
+        STEP(step, mkfifo(name, 0644));
+        STEP(step, unlink(name));
     }
     for (size_t n = PATH_MAX - 2; n <= PATH_MAX + 1; n++) {
         char step[40];
@@ -76,8 +76,8 @@ static void lengths(void)
         name[n - 1] = 'f';
         name[n] = 0;
         snprintf(step, sizeof step, "a path of %zu", n);
-        posix_do(step, open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644) < 0 ? -1 : 0, errno);
-        posix_do(step, unlink(name), errno);
+        STEP(step, open(name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644) < 0 ? -1 : 0);
+        STEP(step, unlink(name));
     }
     see_names(".");
     char deep[256];
@@ -351,7 +351,7 @@ static void loops(void)
         target[n] = 0;
         snprintf(step, sizeof step, "a target of %zu", n);
         snprintf(name, sizeof name, "t%zu", n);
-        posix_do(step, symlink(target, name), errno);
+        STEP(step, symlink(target, name));
         see(name);
         see_target(name);
     }

@@ -48,6 +48,13 @@ void posix_is(const char *step, bool so);
         long do_result = (long)(call);                  \
         posix_do(#call, do_result, errno);              \
     })
+/* The same with a name of its own. */
+#define STEP(step, call)                                \
+    ({                                                  \
+        errno = 0;                                      \
+        long step_result = (long)(call);                \
+        posix_do(step, step_result, errno);             \
+    })
 /* Must fail with this errno, everywhere. */
 #define FAILS(code, call)                               \
     do {                                                \

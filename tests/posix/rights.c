@@ -401,7 +401,10 @@ static void ways_as(uid_t uid, gid_t gid, mode_t mode, const char *who)
         T_OK(chmod("f", mode));
         T_OK(stat(B("f"), &far));
         snprintf(step, sizeof step, "%s %04o: %s", who, mode, ways[i].what);
-        AS(uid, gid, AUDIO) posix_do(step, ways[i].change("f"), errno);
+        AS(uid, gid, AUDIO) {
+            int rc = ways[i].change("f");
+            posix_do(step, rc, errno);
+        }
         T_OK(stat("f", &st));
         T_OK(stat(B("f"), &far));
         VALUE(step, "leaves %04o, seen as %04o", st.st_mode & 07777, far.st_mode & 07777);

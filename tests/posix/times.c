@@ -15,7 +15,6 @@ static int close_of(int fd)
 
 static void of_data(void)
 {
-    char byte[10];
     put("f", "some text");
     int fd = T_OK(open("f", O_RDWR | O_CLOEXEC));
     MOVES(pwrite(fd, "x", 1, 0), "f", "mc", ".", "");
@@ -33,7 +32,6 @@ static void of_data(void)
     MOVES(fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 4096), "f", "mc");
     MOVES(fallocate(fd, FALLOC_FL_ZERO_RANGE, 0, 4096), "f", "mc");
     MOVES(fsync(fd), "f", "");
-    MOVES(pread(fd, byte, 1, 0), "f", "?");
     MOVES(close(fd), "f", "");
     fd = T_OK(open("f", O_RDWR | O_APPEND | O_CLOEXEC));
     MOVES(write(fd, "x", 1), "f", "mc");
@@ -41,7 +39,7 @@ static void of_data(void)
     put("g", "source");
     int from = T_OK(open("g", O_RDONLY | O_CLOEXEC));
     fd = T_OK(open("f", O_RDWR | O_CLOEXEC));
-    MOVES(sendfile(fd, from, NULL, 3), "f", "mc", "g", "?");
+    MOVES(sendfile(fd, from, NULL, 3), "f", "mc");
     loff_t a = 0, b = 0;
     MOVES(copy_file_range(from, &a, fd, &b, 3, 0), "f", "mc");
     void *block = aligned_alloc(BLOCK, BLOCK);

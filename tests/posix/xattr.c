@@ -83,7 +83,7 @@ static void sizes(void)
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         char step[50];
         snprintf(step, sizeof step, "value of %zu", some[i]);
-        posix_do(step, setxattr("f", "user.big", big, some[i], 0), errno);
+        STEP(step, setxattr("f", "user.big", big, some[i], 0));
         VALUE(step, "read back %zd", getxattr(B("f"), "user.big", back, sizeof back));
     }
     FAILS(E2BIG, setxattr("f", "user.big", big, 65537, 0));
@@ -94,8 +94,8 @@ static void sizes(void)
         memset(name + 5, 'n', n - 5);
         name[n] = 0;
         snprintf(step, sizeof step, "name of %zu", n);
-        posix_do(step, setxattr("f", name, "x", 1, 0), errno);
-        posix_do(step, getxattr(B("f"), name, back, 10) < 0 ? -1 : 0, errno);
+        STEP(step, setxattr("f", name, "x", 1, 0));
+        STEP(step, getxattr(B("f"), name, back, 10) < 0 ? -1 : 0);
     }
     for (int i = 0; i < 20; i++) {
         snprintf(name, sizeof name, "user.n%02d", i);

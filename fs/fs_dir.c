@@ -278,6 +278,7 @@ static void fetch_readdir(struct fs *fs, struct fs_call *call)
 static void readdir_any(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
     struct fs *fs = fs_of(req);
+    fs_atime_note(fs, ino);
     int        result = try_readdir(fs, req, ino, size, (uint64_t)off, plus);
     if (result == 0) {
         return;

@@ -33,6 +33,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
+    _Atomic uint16_t atime_noted; /* its access time is to be moved: fs_atime.c                       */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
 
@@ -65,6 +66,7 @@ struct fs {
     pthread_mutex_t         node_stripe[FS_STRIPES];
     struct fs_lanes        *lanes;
     struct fs_notify       *notify;
+    struct fs_atime        *atime;   /* NULL: access times are not moved */
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;
@@ -185,6 +187,11 @@ void fs_notify_arrived_dir(struct fs *fs, uint64_t id);   /* id 0: any directory
  * of this kernel that is still unanswered. */
 void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count);
 int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /* raw notification; 0 or -errno */
+
+/* ---- access times (fs_atime.c) ---- */
+int  fs_atime_start(struct fs *fs);
+void fs_atime_stop(struct fs *fs);
+void fs_atime_note(struct fs *fs, uint64_t id); /* somebody has read it; never waits */
 
 /* ---- common steps ---- */
 /* origin's and cache's shapes (fs_attr.c) */

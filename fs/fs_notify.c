@@ -310,9 +310,6 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     uint32_t        first = (uint32_t)(item->arg >> 32), count = (uint32_t)item->arg;
     if (!ref.words || is_void(fs, item, ref.words))
         return;
-    struct fs_node *node = fs_node_at(fs, item->key);
-    if (node)
-        atomic_store(&node->shared, 1);
     if (lock_recall_begin(fs->lock, &ref, scope_of(fs, item->key, first == 0 && count == UINT32_MAX))) {
         first = 0;
         count = UINT32_MAX;
@@ -322,6 +319,9 @@ static void recall_data(struct fs *fs, const struct work_item *item)
         fs_slip_gate(fs, &ref, item->round);
         return;
     }
+    struct fs_node *node = fs_node_at(fs, item->key);
+    if (node)
+        atomic_store(&node->shared, 1); /* before A2: pages that are read from then on are marked */
     struct fs_job *job = fs_job_new(FS_JOB_DATA, item->key);
     if (!job)
         return;

@@ -364,7 +364,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     }
     if (result == 0)
         result = mount_it(fs, err);
-    if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_notify_start(fs)) != 0 ||
+    if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_notify_start(fs)) != 0 || (result = fs_atime_start(fs)) != 0 ||
                         (result = persist_watch_start(session, on_fenced, fs)) != 0)) {
         snprintf(err, SEG_ERR_BYTES, "cannot start threads: %s", strerror(-result));
         umount2(config->mountpoint, MNT_DETACH);
@@ -377,6 +377,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     fs_lanes_stop(fs);
     if (fs->se && fs->reader_count)
         fs_node_drop_all(fs);
+    fs_atime_stop(fs);
     persist_watch_stop(session);
     fs_notify_stop(fs);
     if (fs->se) {

@@ -173,6 +173,9 @@ int origin_getattr(struct origin *origin, const struct origin_ref *ref, struct o
 bool origin_cred_in_group(const struct origin_cred *cred, uint32_t gid);
 int origin_setattr(struct origin *origin, const struct origin_ref *ref, uint32_t set, const struct origin_attr *want,
                    const struct origin_cred *cred, struct origin_attr *attr);
+/* Lets the origin's file system note an access: it moves the access time as its own mount options say, and nothing else. *attr: all attributes after that.
+ * -EROFS where this origin is read-only. Other kinds of nodes than files, directories and symlinks are left alone. */
+int origin_access(struct origin *origin, const struct origin_ref *ref, struct origin_attr *attr);
 /* The target, terminated; returns its length, or -errno: -EINVAL no symlink, -ERANGE `size` (>= 4096 always does) too small. */
 int origin_readlink(struct origin *origin, const struct origin_ref *ref, char *target, size_t size);
 int origin_statfs(struct origin *origin, const struct origin_ref *ref, struct statvfs *out);

@@ -206,8 +206,11 @@ static void change_write(struct fs *fs, struct fs_call *call)
 {
     struct extent extent = {0};
     ssize_t       wrote;
+    size_t        whole = call->size;
+    bool          again;
 
     do {
+        again = false;
         struct lock_ref lock = cache_lock_ref(fs->cache, call->ino);
         bool back = call->fi.writepage;
         void *held = NULL;
@@ -225,7 +228,13 @@ static void change_write(struct fs *fs, struct fs_call *call)
         } else if (wrote == -EDEADLK) {
             wrote = write_slipping(fs, call, lock, &extent);
         }
-    } while (wrote == -EDEADLK);
+        if (back && wrote > 0 && (size_t)wrote < call->size) { /* the kernel takes any answer but an error for all of it: go on until the origin says what is wrong */
+            call->data = (const char *)call->data + wrote;
+            call->off += (uint64_t)wrote;
+            call->size -= (size_t)wrote;
+            again = true;
+        }
+    } while (wrote == -EDEADLK || again);
     if (wrote > 0)
         take_back(fs, call, &extent);
     fs_inflight_done(fs, call->inflight);
@@ -233,7 +242,7 @@ static void change_write(struct fs *fs, struct fs_call *call)
     if (wrote < 0)
         fs_reply_error(call->req, (int)wrote);
     else
-        fuse_reply_write(call->req, (size_t)wrote);
+        fuse_reply_write(call->req, call->fi.writepage ? whole : (size_t)wrote);
     if (node)
         atomic_fetch_sub(&node->backs, 1);
 }

@@ -103,10 +103,10 @@ void posix_times_after(const struct posix_times *times, const char *step, long r
 
 /* AS(uid, gid, more groups...) { steps }: in a child with these rights. */
 pid_t posix_as_begin(uid_t uid, const gid_t *groups);
-void  posix_as_end(void);
-#define AS(uid, ...) for (pid_t as_pid = posix_as_begin(uid, (const gid_t[]){__VA_ARGS__, 0}); as_pid == 0; posix_as_end())
+pid_t posix_as_end(void); /* does not return */
+#define AS(uid, ...) for (pid_t as_pid = posix_as_begin(uid, (const gid_t[]){__VA_ARGS__, 0}); as_pid == 0; as_pid = posix_as_end())
 /* CHILD { steps }: in a child with all rights. */
-#define CHILD for (pid_t as_pid = posix_as_begin(0, (const gid_t[]){0}); as_pid == 0; posix_as_end())
+#define CHILD for (pid_t as_pid = posix_as_begin(0, (const gid_t[]){0}); as_pid == 0; as_pid = posix_as_end())
 
 void posix_nap_ms(unsigned ms);
 

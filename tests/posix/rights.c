@@ -211,7 +211,7 @@ static void groups(void)
     for (int i = 0; i < 59; i++)
         many[i] = 50000 + (gid_t)i;
     many[0] = STAFF, many[58] = AUDIO, many[59] = 0;
-    for (pid_t pid = posix_as_begin(BOB, many); pid == 0; posix_as_end())
+    for (pid_t pid = posix_as_begin(BOB, many); pid == 0; pid = posix_as_end())
         DO(mkdir("au/many", 0755));
     see("au/many");
 }

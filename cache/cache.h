@@ -124,6 +124,22 @@ struct cache_write {
 int  cache_write_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, struct cache_write *write);
 void cache_write_end(struct cache *cache, struct cache_write *write, uint32_t good, const struct cache_attr *attr);
 
+/*
+ * A copy of a range by the origin (cache_share.c). Both inodes' write locks are held. begin: like cache_write_begin for `count` pages of dst from `first` on, without frames; src_first is the
+ * page of the source that belongs to `first`, UINT64_MAX where pages do not fit each other. Then the origin copies. end: pages [from, to) of the range, counted from its first, share the frames of
+ * the source where those are cached and have not changed; the others are dropped. Returns how many are shared.
+ */
+struct cache_copy {
+    struct cache      *cache;
+    uint64_t           src_id, src_first;
+    uint32_t           from, to, shared;
+    uint64_t           src_word[CACHE_WRITE_MAX];
+    struct cache_write write;
+};
+int      cache_copy_begin(struct cache *cache, uint64_t dst_id, uint64_t first, uint32_t count, uint64_t src_id, uint64_t src_first,
+                          struct cache_copy *copy);
+uint32_t cache_copy_end(struct cache *cache, struct cache_copy *copy, uint32_t from, uint32_t to, const struct cache_attr *attr);
+
 /* Drops pages [first, first + count) (count UINT64_MAX: to the end) and publishes attr (NULL: unknown from now on) in the same version step: truncate, punch, errors. Under
  * the write lock. Overtakes fill claims. */
 int cache_drop(struct cache *cache, uint64_t id, uint64_t first, uint64_t count, const struct cache_attr *attr);

@@ -14,7 +14,7 @@
  *           known by members at work only
  *   chunk   its inode stands and its end is behind it; found by its own key; the words of pages that hang on the inode are empty
  *   word    FRAME leads to a frame; CLAIM is of a member at work, CLOSE only in chunks; when quiet there are no claims
- *   frame   LIVE hangs on exactly one page, FREE on none; its checksum is that of its bytes (`verify`)
+ *   frame   LIVE hangs on as many pages as it has references, FREE on none; its checksum is that of its bytes (`verify`)
  *   name    length and hash are those of its bytes; found by them; child makes sense; when quiet not pinned. A part's name leads to it
  *   intent  op makes sense; only of members at work, and when quiet none
  */
@@ -354,8 +354,9 @@ static void links_recount(struct check *c)
 
 static bool links_fault(const struct check *c, uint32_t frame, uint64_t word, char line[LINE])
 {
-    if (seg_pool_word_state(word) == SEG_POOL_LIVE && c->links[frame] != 1)
-        return fault(line, "frame %u is live and hangs on %u pages", frame, c->links[frame]);
+    uint32_t references = seg_pool_word_aux(word);
+    if (seg_pool_word_state(word) == SEG_POOL_LIVE && (!references || c->links[frame] != references))
+        return fault(line, "frame %u is live, has %u references and hangs on %u pages", frame, references, c->links[frame]);
     if (seg_pool_word_state(word) == SEG_POOL_FREE && c->links[frame])
         return fault(line, "frame %u is free and hangs on %u pages", frame, c->links[frame]);
     return false;

@@ -180,6 +180,21 @@ void cache_word_used(struct cache *cache, struct cache_inode *inode, uint64_t id
         cache_used_set(&chunk->used, 1u << page % CACHE_CHUNK_PAGES);
 }
 
+static void used_clear(_Atomic uint32_t *used, uint32_t bit)
+{
+    if (atomic_load_explicit(used, memory_order_relaxed) & bit)
+        atomic_fetch_and_explicit(used, ~bit, memory_order_relaxed);
+}
+
+void cache_word_unused(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t page)
+{
+    struct cache_chunk *chunk = page < CACHE_DIRECT_PAGES ? NULL : cache_chunk_find(cache, id, page / CACHE_CHUNK_PAGES, NULL);
+    if (page < CACHE_DIRECT_PAGES)
+        used_clear(&inode->used, 2u << page);
+    else if (chunk)
+        used_clear(&chunk->used, 1u << page % CACHE_CHUNK_PAGES);
+}
+
 /* ---- freeing ---- */
 
 static bool words_all_empty(const struct cache_chunk *chunk)

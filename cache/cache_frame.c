@@ -7,8 +7,8 @@
  *   out:  LIVE -- seize: LIMBO(me) --> CAS page word away --> seg_pool_retire, the epoch passes --> FREE
  *
  * Invariants.
- *   A frame is in at most one page word. One that is LIVE is in exactly one.
- *   A page word leaves FRAME only by the hand of the one who has seized the frame. So between a successful seizing
+ *   A frame is in as many page words as it has references (the aux of its word), and in one unless it is shared (cache_share.c).
+ *   A page word leaves FRAME only by the hand of the one who has seized the frame, and references change only in such hands. So between a successful seizing
  *   and the CAS nobody else can change the word, and a frame that was read from a word inside an epoch is not used
  *   anew before that epoch has ended.
  *   Contents do not change from the CAS in to the end of the limbo.
@@ -18,6 +18,9 @@
  * the peer may have died there. Then the step is taken over: the frame's word is CASed from {PRIVATE or LIMBO, dead
  * peer} to LIMBO(self). Recovery changes exactly that word too, so one of the two wins and the frame is neither lost
  * nor freed twice. A frame taken over whose page word has changed was unlinked already: it is retired.
+ *
+ * Of a shared frame nobody but recovery can tell how many words were left to it when the peer died: it is not taken over. Whoever must have a word empty
+ * takes the word away and leaves the frame to recovery, which counts (cache_recover.c).
  *
  * If we die here: PRIVATE and LIMBO frames bear our slot; recovery makes those that are in a page word LIVE and the
  * others FREE.
@@ -124,7 +127,7 @@ static bool frame_take_over(struct cache *cache, uint32_t frame, bool look)
     uint64_t            word = seg_pool_load(cache->frames, frame);
     unsigned            state = seg_pool_word_state(word);
 
-    if (!descriptor || (state != SEG_POOL_PRIVATE && state != SEG_POOL_LIMBO))
+    if (!descriptor || (state != SEG_POOL_PRIVATE && state != SEG_POOL_LIMBO) || seg_pool_word_aux(word) > 1)
         return false;
     if (cache_member_alive(cache, seg_pool_word_slot(word), (uint32_t)(word >> 16 & 0xffff), look))
         return false;
@@ -132,6 +135,27 @@ static bool frame_take_over(struct cache *cache, uint32_t frame, bool look)
                                  seg_pool_word_aux(word));
     return atomic_compare_exchange_strong_explicit(&descriptor->pool, &word, own, memory_order_acq_rel,
                                                    memory_order_relaxed);
+}
+
+bool cache_frame_stuck(struct cache *cache, uint32_t frame, bool look)
+{
+    uint64_t word = seg_pool_load(cache->frames, frame);
+    return seg_pool_word_state(word) == SEG_POOL_LIMBO && seg_pool_word_aux(word) > 1 &&
+           !cache_member_alive(cache, seg_pool_word_slot(word), (uint32_t)(word >> 16 & 0xffff), look);
+}
+
+bool cache_frame_shared(const struct cache *cache, uint32_t frame)
+{
+    return seg_pool_word_aux(seg_pool_load(cache->frames, frame)) > 1;
+}
+
+void cache_frame_unlinked(struct cache *cache, uint32_t frame)
+{
+    uint32_t references = seg_pool_word_aux(seg_pool_load(cache->frames, frame));
+    if (references > 1 && seg_pool_aux_set(cache->frames, frame, references - 1))
+        seg_pool_unclaim(cache->frames, frame);
+    else
+        seg_pool_retire(cache->frames, frame);
 }
 
 enum cache_seized cache_frame_seize(struct cache *cache, uint32_t frame, bool look)
@@ -154,12 +178,12 @@ static bool word_replace(struct cache *cache, _Atomic uint64_t *word, uint64_t o
     uint32_t          frame = cache_word_value(old);
     enum cache_seized seized = cache_frame_seize(cache, frame, look);
     if (seized == CACHE_SEIZED_NO)
-        return false;
+        return cache_frame_stuck(cache, frame, look) && cache_word_cas(word, old, next);
     if (!cache_word_cas(word, old, next)) {
         cache_frame_unseize(cache, frame, seized);
         return false;
     }
-    seg_pool_retire(cache->frames, frame);
+    cache_frame_unlinked(cache, frame);
     return true;
 }
 

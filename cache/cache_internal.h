@@ -73,6 +73,7 @@ uint32_t cache_claim_own(const struct cache *cache, enum cache_claim_kind kind);
  */
 _Atomic uint64_t *cache_word(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t page);
 _Atomic uint64_t *cache_word_make(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t page);
+void              cache_word_unused(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t page); /* first to be evicted */
 void              cache_word_used(struct cache *cache, struct cache_inode *inode, uint64_t id, uint64_t page); /* clock bit; cheap, skips the store when it is set */
 /* Calls fn for every page word of [first, first + count) that exists, in order, also where chunks lie scattered (count UINT64_MAX: all; then it walks the pool when that is
  * cheaper, and not in order). fn returns 0 to go on. */
@@ -109,6 +110,14 @@ bool cache_claim_alive(const struct cache *cache, uint64_t word, bool look);
 bool cache_claim_void(struct cache *cache, _Atomic uint64_t *word, bool look);
 
 
+/* ---- changes of data (cache_write.c), for cache_share.c ---- */
+/* As cache_write_begin, but without frames of its own where `frames` is false. */
+int cache_claims_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, bool frames, struct cache_write *write);
+/* As cache_write_end; install (may be NULL) is asked first for each page that is claimed: true when it has turned the claim in `word` into a frame. Inside the version step and an epoch. */
+typedef bool (*cache_install_fn)(void *arg, uint32_t i, _Atomic uint64_t *word, uint64_t claim);
+void cache_claims_end(struct cache *cache, struct cache_write *write, uint32_t good, const struct cache_attr *attr, cache_install_fn install,
+                      void *arg);
+
 /* ---- eviction (cache_evict.c); outside epochs ---- */
 /* Empties and frees up to `want` chunks, the least used ones first; returns how many are free or in limbo now. */
 uint32_t cache_chunks_evict(struct cache *cache, uint32_t want);
@@ -116,6 +125,11 @@ bool     cache_chunks_room(struct cache *cache); /* makes a chunk free, waiting 
 
 /* ---- frames (cache_frame.c) ---- */
 void    *cache_frame_data(const struct cache *cache, uint32_t frame); /* NULL when out of range */
+/* A seized frame that one page word less leads to: retired, or LIVE again if it is shared. */
+void cache_frame_unlinked(struct cache *cache, uint32_t frame);
+bool cache_frame_shared(const struct cache *cache, uint32_t frame); /* of a seized frame: do other words lead to it? */
+/* Is it shared, and in the hands of a member that is gone? Then its words may be changed without it; recovery counts. */
+bool cache_frame_stuck(struct cache *cache, uint32_t frame, bool look);
 /* Up to `want` private frames, evicting when none are left; posts WORK_EVICT below the low-water mark. */
 uint32_t cache_frames_take(struct cache *cache, uint32_t want, uint32_t *frame);
 void     cache_frame_drop(struct cache *cache, uint32_t frame);   /* own private one: free at once */

@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include "cache_internal.h"
+#include "lock_app.h"
 
 struct layout_line {
     const char *name;
@@ -46,6 +47,12 @@ static const struct layout_line layout[] = {
     K(LOCK_RECALLING), K(LOCK_WRITING), K(LOCK_GRANTED),
     S(lock_shared), F(lock_shared, owner), F(lock_shared, interest), F(lock_shared, touched), F(lock_shared, owed), F(lock_shared, waiters),
     F(lock_shared, starving), F(lock_shared, publish), F(lock_shared, slipped), F(lock_shared, round), F(lock_shared, event),
+    K(LOCK_APP_HELD), K(LOCK_APP_WAITING), K(LOCK_APP_GRANTED), K(LOCK_APP_FLOCK), K(LOCK_APP_WRITE),
+    S(lock_app_record), F(lock_app_record, pool), F(lock_app_record, link), F(lock_app_record, state), F(lock_app_record, id),
+    F(lock_app_record, first), F(lock_app_record, last), F(lock_app_record, owner), F(lock_app_record, who), F(lock_app_record, pid),
+    F(lock_app_record, kind), F(lock_app_record, type), F(lock_app_record, wait_link), F(lock_app_record, waited), F(lock_app_record, file),
+    F(lock_app_record, ticket), F(lock_app_record, since_ns),
+    S(lock_app_common), F(lock_app_common, pool), F(lock_app_common, ticket), F(lock_app_common, line),
     /* cache/ */
     K(CACHE_PAGE), K(CACHE_CHUNK_PAGES), K(CACHE_DIRECT_PAGES), K(CACHE_NAME_INLINE), K(CACHE_NAME_PART),
     K(CACHE_REF_BYTES), K(CACHE_INTENTS), K(CACHE_FRAME), K(CACHE_CLAIM), K(CACHE_CLAIM_FILL), K(CACHE_CLAIM_WRITE),

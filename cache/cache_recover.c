@@ -19,6 +19,8 @@
  * The steps, and what holds when this recovery dies in one of them (then somebody recovers the dead recoverer as well, and
  * this slot again):
  *   1. bucket owners      nobody spins on a chain any more. Any part of it done is done
+ *      shared frames      in its hands: the page words that lead to each are counted, and it is LIVE with that many references, or has one left and goes in
+ *                         step 6. Nobody can make a word lead to it meanwhile; one that is taken away without it leaves the count too high by one at worst
  *   2. halves dropped     under the publish lock, taken over from the dead holder by one CAS. If we die inside, the lock bears our slot, and whoever
  *                         recovers us drops the same again. Intents and write locks still stand, so this step is repeated as well
  *   3. intents cleared    one by one, each after its range was dropped
@@ -36,7 +38,7 @@
 
 #include "cache_internal.h"
 
-enum { PUBLISH_TRIES = 20000, PUBLISH_YIELDS = 1000 };
+enum { STUCK_MAX = 128, PUBLISH_TRIES = 20000, PUBLISH_YIELDS = 1000 };
 
 struct recovery {
     struct cache *cache;
@@ -53,6 +55,58 @@ static bool bears(uint64_t word, unsigned slot)
 static bool is_former_self(const struct recovery *r, seg_who who)
 {
     return who && seg_who_slot(who) == r->slot && who != seg_self(r->cache->seg);
+}
+
+/* ---- step 1: shared frames ---- */
+
+struct count {
+    uint32_t frame[STUCK_MAX];
+    uint32_t links[STUCK_MAX];
+    unsigned frames;
+};
+
+static void words_count(struct count *count, const _Atomic uint64_t *words, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t w = atomic_load_explicit(&words[i], memory_order_acquire);
+        for (unsigned k = 0; cache_word_tag(w) == CACHE_FRAME && k < count->frames; k++)
+            count->links[k] += cache_word_value(w) == count->frame[k];
+    }
+}
+
+/* As many as STUCK_MAX at a time; returns how many there were. */
+static unsigned shared_settle_some(struct recovery *r)
+{
+    struct cache *cache = r->cache;
+    struct count  count = {.frames = 0};
+
+    for (uint32_t i = 1; i < seg_pool_count(cache->frames) && count.frames < STUCK_MAX; i++) {
+        uint64_t word = seg_pool_load(cache->frames, i);
+        if (seg_pool_word_state(word) == SEG_POOL_LIMBO && seg_pool_word_slot(word) == r->slot && seg_pool_word_aux(word) > 1)
+            count.frame[count.frames++] = i;
+    }
+    if (!count.frames)
+        return 0;
+    for (uint32_t i = 1; i < seg_pool_count(cache->inodes); i++)
+        if (seg_pool_word_state(seg_pool_load(cache->inodes, i)) != SEG_POOL_FREE)
+            words_count(&count, ((struct cache_inode *)seg_pool_at(cache->inodes, i))->direct, CACHE_DIRECT_PAGES);
+    for (uint32_t i = 1; i < seg_pool_count(cache->chunks); i++)
+        if (seg_pool_word_state(seg_pool_load(cache->chunks, i)) != SEG_POOL_FREE)
+            words_count(&count, ((struct cache_chunk *)seg_pool_at(cache->chunks, i))->page, CACHE_CHUNK_PAGES);
+    for (unsigned k = 0; k < count.frames; k++) {
+        struct cache_frame *frame = seg_pool_at(cache->frames, count.frame[k]);
+        uint64_t            word = seg_pool_load(cache->frames, count.frame[k]);
+        uint64_t next = count.links[k] ? seg_pool_word(SEG_POOL_LIVE, 0, 0, count.links[k]) : (word & UINT32_MAX) | 1ull << 32;
+        if (seg_pool_word_state(word) == SEG_POOL_LIMBO && seg_pool_word_slot(word) == r->slot)
+            atomic_compare_exchange_strong_explicit(&frame->pool, &word, next, memory_order_acq_rel, memory_order_relaxed);
+    }
+    return count.frames;
+}
+
+static void shared_settle(struct recovery *r)
+{
+    while (shared_settle_some(r) == STUCK_MAX)
+        ;
 }
 
 /* ---- step 2: halves ---- */
@@ -374,6 +428,7 @@ int cache_recover(struct cache *cache, unsigned slot)
     seg_chain_recover(&cache->chunk_chain, slot);
     if ((int)slot != seg_self_slot(cache->seg))
         seg_epoch_clear(cache->seg, slot);
+    shared_settle(&r);
     rc = halves_drop(&r); /* step 2 */
     if (!rc)
         rc = intents_settle(&r); /* steps 2, 3 */

@@ -121,6 +121,18 @@ static bool write_claim_gone(void *arg)
     return gone;
 }
 
+/* A frame of others, too, cannot stay seized for the time of a write: its bytes are copied where the merge wants them. */
+static int shared_let_go(struct cache *cache, struct cache_write *write, uint32_t i, uint32_t old, uint64_t claim)
+{
+    if (write->data[i])
+        memcpy(write->data[i], cache_frame_data(cache, old), CACHE_PAGE);
+    write->claim[i] = claim;
+    write->old_frame[i] = SEG_INDEX_NONE;
+    write->old[i] = write->data[i];
+    cache_frame_unlinked(cache, old);
+    return 0;
+}
+
 /* Fills in entry i when the word could be changed. -EAGAIN: try again; -EBUSY: another writer's claim. */
 static int word_claim(struct cache *cache, struct cache_write *write, uint32_t i, _Atomic uint64_t *word, bool look)
 {
@@ -135,12 +147,16 @@ static int word_claim(struct cache *cache, struct cache_write *write, uint32_t i
     if (cache_word_tag(w) == CACHE_FRAME && cache_frame_data(cache, cache_word_value(w))) {
         old = cache_word_value(w);
         enum cache_seized seized = cache_frame_seize(cache, old, look);
-        if (seized == CACHE_SEIZED_NO)
+        if (seized == CACHE_SEIZED_NO && !cache_frame_stuck(cache, old, look))
             return -EAGAIN;
         if (!cache_word_cas(word, w, next)) {
             cache_frame_unseize(cache, old, seized);
             return -EAGAIN;
         }
+        if (seized == CACHE_SEIZED_NO)
+            old = SEG_INDEX_NONE;
+        else if (cache_frame_shared(cache, old))
+            return shared_let_go(cache, write, i, old, next);
     } else if (!cache_word_cas(word, w, next)) {
         return -EAGAIN;
     }
@@ -193,9 +209,9 @@ static int page_claim(struct cache *cache, struct cache_inode *inode, struct cac
     return 0;
 }
 
-static void frames_assign(struct cache *cache, struct cache_write *write)
+static void frames_assign(struct cache *cache, struct cache_write *write, bool take)
 {
-    uint32_t got = cache_frames_take(cache, write->count, write->frame);
+    uint32_t got = take ? cache_frames_take(cache, write->count, write->frame) : 0;
     for (uint32_t i = 0; i < write->count; i++) {
         if (i >= got)
             write->frame[i] = SEG_INDEX_NONE;
@@ -214,7 +230,7 @@ static void frame_give_back(struct cache *cache, struct cache_write *write, uint
     write->data[i] = NULL;
 }
 
-int cache_write_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, struct cache_write *write)
+int cache_claims_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, bool frames, struct cache_write *write)
 {
     struct cache_inode *inode = cache_inode_at(cache, id);
     const uint64_t      ids[4] = {id};
@@ -231,7 +247,7 @@ int cache_write_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t
     write->first = first;
     write->count = count;
     write->intent = cache_intent_take(cache, CACHE_INTENT_DATA, ids, first, count);
-    frames_assign(cache, write);
+    frames_assign(cache, write, frames);
     for (uint32_t i = 0; i < count && !rc; i++) {
         rc = page_claim(cache, inode, write, i);
         if (!write->claim[i])
@@ -242,12 +258,20 @@ int cache_write_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t
     return rc;
 }
 
+int cache_write_begin(struct cache *cache, uint64_t id, uint64_t first, uint32_t count, struct cache_write *write)
+{
+    return cache_claims_begin(cache, id, first, count, true, write);
+}
+
 /* ---- end ---- */
 
-static void page_end(struct cache *cache, struct cache_inode *inode, struct cache_write *write, uint32_t i, bool keep)
+static void page_end(struct cache *cache, struct cache_inode *inode, struct cache_write *write, uint32_t i, bool keep, cache_install_fn install,
+                     void *arg)
 {
     _Atomic uint64_t *word = cache_word(cache, inode, write->id, write->first + i);
     if (!word)
+        return;
+    if (write->claim[i] && install && install(arg, i, word, write->claim[i]))
         return;
     if (write->claim[i]) {
         uint64_t next = cache_word_next(write->claim[i], keep ? CACHE_FRAME : CACHE_EMPTY, keep ? write->frame[i] : 0);
@@ -275,6 +299,12 @@ static void frames_settle(struct cache *cache, struct cache_write *write)
 
 void cache_write_end(struct cache *cache, struct cache_write *write, uint32_t good, const struct cache_attr *attr)
 {
+    cache_claims_end(cache, write, good, attr, NULL, NULL);
+}
+
+void cache_claims_end(struct cache *cache, struct cache_write *write, uint32_t good, const struct cache_attr *attr, cache_install_fn install,
+                      void *arg)
+{
     struct cache_inode *inode;
 
     for (uint32_t i = 0; i < write->count && i < good; i++)
@@ -285,7 +315,7 @@ void cache_write_end(struct cache *cache, struct cache_write *write, uint32_t go
         seg_epoch_enter(cache->seg);
         cache_version_open(inode);
         for (uint32_t i = 0; i < write->count; i++)
-            page_end(cache, inode, write, i, i < good && write->frame[i] != SEG_INDEX_NONE);
+            page_end(cache, inode, write, i, i < good && write->frame[i] != SEG_INDEX_NONE, install, arg);
         cache_attr_store(inode, attr);
         cache_version_shut(inode);
         seg_epoch_exit(cache->seg);

@@ -27,10 +27,11 @@ int cli_mount(int argc, char **argv);        /* hearthfs mount ...              
 int cli_mount_helper(int argc, char **argv); /* mount.hearthfs SOURCE MOUNTPOINT -o ..., by mount(8) */
 int cli_status(int argc, char **argv);
 int cli_members(int argc, char **argv);
+int cli_locks(int argc, char **argv);
 int cli_check(int argc, char **argv);
 int cli_destroy(int argc, char **argv);
 
-/* ---- cli_args.c: the command lines of status, members, check, destroy ---- */
+/* ---- cli_args.c: the command lines of status, members, locks, check, destroy ---- */
 struct cli_args {
     const char *name; /* NULL: not given */
     const char *state_dir;
@@ -88,6 +89,8 @@ struct json_object *cli_look_status(const struct seg *seg, const struct cache *c
 struct json_object *cli_look_members(const struct seg *seg);
 void cli_look_members_print(const struct seg *seg);
 void cli_look_status_print(const struct seg *seg, const struct cache *cache);
+/* A peer's text: bounded (size > 0), terminated, and what is not printable UTF-8 becomes '?'. */
+void cli_text_copy(char *to, const char *from, size_t size);
 int  cli_json_print(struct json_object *object); /* prints and puts it; returns the exit code */
 
 #endif

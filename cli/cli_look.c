@@ -36,7 +36,7 @@ static unsigned utf8_length(const unsigned char *c, size_t left)
     return length;
 }
 
-static void text_copy(char *to, const char *from, size_t size)
+void cli_text_copy(char *to, const char *from, size_t size)
 {
     size_t length = strnlen(from, size - 1);
     memcpy(to, from, length);
@@ -71,8 +71,8 @@ static bool member_look(const struct seg *seg, unsigned slot, struct look *look)
     look->pid = member->pid;
     look->has_origin = member->flags & SEG_MEMBER_HAS_ORIGIN;
     look->joined_sec = (int64_t)member->joined_sec;
-    text_copy(look->name, member->name, sizeof look->name);
-    text_copy(look->mountpoint, member->mountpoint, sizeof look->mountpoint);
+    cli_text_copy(look->name, member->name, sizeof look->name);
+    cli_text_copy(look->mountpoint, member->mountpoint, sizeof look->mountpoint);
     uuid_text(member->uuid, look->uuid);
     return true;
 }
@@ -161,7 +161,7 @@ struct json_object *cli_look_status(const struct seg *seg, const struct cache *c
     struct cache_usage      usage;
     struct persist_frames   frames;
     char                    name[SEG_NAME_MAX], uuid[UUID_TEXT];
-    text_copy(name, super->name, sizeof name);
+    cli_text_copy(name, super->name, sizeof name);
     uuid_text(super->uuid, uuid);
     cache_usage_get(cache, &usage);
     persist_frames_count(seg, &frames);
@@ -222,7 +222,7 @@ void cli_look_status_print(const struct seg *seg, const struct cache *cache)
     char                    name[SEG_NAME_MAX], uuid[UUID_TEXT], made[32] = "";
     time_t                  created = (time_t)super->created_sec;
     struct tm               local;
-    text_copy(name, super->name, sizeof name);
+    cli_text_copy(name, super->name, sizeof name);
     uuid_text(super->uuid, uuid);
     cache_usage_get(cache, &usage);
     persist_frames_count(seg, &frames);

@@ -16,7 +16,7 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"mount", cli_mount}, {"status", cli_status}, {"members", cli_members}, {"check", cli_check}, {"destroy", cli_destroy},
+    {"mount", cli_mount}, {"status", cli_status}, {"members", cli_members}, {"locks", cli_locks}, {"check", cli_check}, {"destroy", cli_destroy},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof commands[0], SUGGEST_DISTANCE = 2, WORD_MAX = 31 };
 
@@ -27,6 +27,7 @@ static const char help[] =
     "                                            mount DIR through the shared cache\n"
     "  hearthfs status  [NAME] [--json]          what it holds and how well it does\n"
     "  hearthfs members [NAME] [--json]          who has it mounted\n"
+    "  hearthfs locks   [NAME] [--json]          who holds and who waits for locks\n"
     "  hearthfs check   [NAME] [--json] [--verify]   walk every invariant\n"
     "  hearthfs destroy NAME [--force]           remove it (DIR has all the files)\n"
     "  hearthfs COMMAND --help                   more about one command\n"

@@ -178,6 +178,10 @@ void fs_atime_stop(struct fs *fs)
     pthread_cond_signal(&atime->cond);
     pthread_mutex_unlock(&atime->mutex);
     pthread_join(atime->thread, NULL);
+}
+
+void fs_atime_free(struct fs *fs)
+{
+    free(fs->atime);
     fs->atime = NULL;
-    free(atime);
 }

@@ -298,10 +298,11 @@ static int setattr_now(struct fs *fs, struct fs_call *call, const struct cache_a
     return result;
 }
 
-static int setattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref ref, struct cache_attr *attr)
+/* own_later: a kernel that truncates writes nothing back until it is answered, so its dirty pages cannot be recalled before. */
+static int setattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref ref, struct cache_attr *attr, bool *own_later)
 {
     struct cache_attr  old;
-    struct lock_recall recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = 0};
+    struct lock_recall recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = 0, .own_later = call->set & ORIGIN_SET_SIZE ? own_later : NULL};
     int                result = fs_attr_now(fs, call->ino, &old);
     if (result != 0)
         return result;
@@ -330,6 +331,7 @@ static void change_setattr(struct fs *fs, struct fs_call *call)
     struct cache_attr attr;
     struct stat       st;
     int               result;
+    bool              own_later = false;
     unsigned          flags = call->set & ORIGIN_SET_SIZE ? LOCK_MAY_SLIP : 0;
 
     do {
@@ -340,7 +342,7 @@ static void change_setattr(struct fs *fs, struct fs_call *call)
             return;
         }
         if (result == 0) {
-            result = setattr_locked(fs, call, ref, &attr);
+            result = setattr_locked(fs, call, ref, &attr, &own_later);
             lock_write_release(fs->lock, &ref);
         } else if (result == -EDEADLK) {
             result = setattr_slipping(fs, call, ref, &attr);
@@ -353,6 +355,8 @@ static void change_setattr(struct fs *fs, struct fs_call *call)
     }
     fs_attr_to_stat(&attr, &st);
     fuse_reply_attr(call->req, &st, 0);
+    if (own_later)
+        fs_inval_later(fs, call->ino);
 }
 
 void fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi)

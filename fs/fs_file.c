@@ -2,8 +2,8 @@
 /*
  * fs_file.c - OPEN, RELEASE, FLUSH, FSYNC, FALLOCATE, LSEEK, STATFS, TMPFILE.
  *
- * OPEN and RELEASE carry no state: an inode number is all that READ and WRITE need. They are answered all the same, because the kernel releases flock and OFD locks with
- * RELEASE only; with -o locks=none they answer ENOSYS once, and opens and closes cost no message from then on.
+ * OPEN and RELEASE carry no state but a number: an inode is all that READ and WRITE need. They are answered all the same, because the locks of an open file go with its
+ * RELEASE, and those of a process with FLUSH (fs_lock.c); with -o locks=none they answer ENOSYS once, and opens and closes cost no message from then on.
  */
 #include <string.h>
 
@@ -11,6 +11,8 @@
 
 void fs_open_flags(struct fuse_file_info *fi)
 {
+    static _Atomic uint64_t opened;
+    fi->fh = atomic_fetch_add_explicit(&opened, 1, memory_order_relaxed) + 1; /* whose locks go with RELEASE */
     fi->keep_cache = 1;                               /* coherent by recall, not by reopening           */
     fi->direct_io = (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c        */
 }
@@ -33,17 +35,21 @@ void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void fs_op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)ino;
-    (void)fi;
-    seg_count(fs_of(req)->seg, SEG_COUNTER_releases, 1);
+    struct fs *fs = fs_of(req);
+    seg_count(fs->seg, SEG_COUNTER_releases, 1);
+    fs_lock_release(fs, ino, fi->fh);
     fuse_reply_err(req, 0);
 }
 
 void fs_op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    (void)ino;
-    (void)fi;
-    fuse_reply_err(req, fs_of(req)->config.locks_none ? ENOSYS : 0); /* written through: nothing is pending */
+    struct fs *fs = fs_of(req);
+    if (fs->config.locks_none) {
+        fuse_reply_err(req, ENOSYS);
+        return;
+    }
+    fs_lock_flush(fs, ino, fi->lock_owner);
+    fuse_reply_err(req, 0); /* written through: nothing is pending */
 }
 
 /* A write-back that slipped past another member's lock is seen by all when that member is done: wait for it, then the origin. */
@@ -75,6 +81,19 @@ void fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
     fs_call_queue(fs_of(req), call, FS_LANE_FETCH);
 }
 
+void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr)
+{
+    enum origin_clear  clear = fs_clears_setid(call->req, attr);
+    uint32_t           bits = S_ISUID | ((attr->mode & S_IXGRP) || clear == ORIGIN_CLEAR_SGID_TOO ? S_ISGID : 0);
+    struct origin_attr fresh, want = {.mode = attr->mode & ~bits};
+    if (!clear || want.mode == attr->mode)
+        return;
+    if (origin_setattr(fs->origin, ref, ORIGIN_SET_MODE, &want, NULL, &fresh) != 0)
+        return;
+    fs_attr_to_cache(&fresh, attr);
+    cache_attr_publish(fs->cache, call->ino, attr);
+}
+
 /* ---- FALLOCATE ---- */
 static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref lock)
 {
@@ -97,14 +116,9 @@ static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     uint32_t       intent = cache_intent_take(fs->cache, CACHE_INTENT_DATA, id, first, count);
     seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
     result = origin_fallocate(fs->origin, &ref, mode, call->off, call->len, &fresh);
-    if (result == 0)
+    if (result == 0) {
         fs_attr_to_cache(&fresh, &attr);
-    enum origin_clear clear = result == 0 ? fs_clears_setid(call->req, &attr) : ORIGIN_CLEAR_NONE;
-    if (clear) {
-        struct origin_attr want = fresh;
-        want.mode &= ~(uint32_t)(S_ISUID | ((attr.mode & S_IXGRP) || clear == ORIGIN_CLEAR_SGID_TOO ? S_ISGID : 0));
-        if (want.mode != fresh.mode && origin_setattr(fs->origin, &ref, ORIGIN_SET_MODE, &want, NULL, &fresh) == 0)
-            fs_attr_to_cache(&fresh, &attr);
+        fs_setid_clear(fs, call, &ref, &attr);
     }
     if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_UNSHARE_RANGE) || result != 0)
         cache_drop(fs->cache, call->ino, first, count, result == 0 ? &attr : NULL);

@@ -32,6 +32,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint16_t locked; /* this member may have locks of applications on it                     */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
     _Atomic uint16_t atime_noted; /* its access time is to be moved: fs_atime.c                       */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
@@ -51,6 +52,7 @@ static inline uint64_t fs_region_mask(uint64_t first_page, uint64_t last_page)
 
 struct fs_lanes;
 struct fs_notify;
+struct fs_locks;
 
 struct fs {
     struct fs_config        config;
@@ -67,6 +69,7 @@ struct fs {
     struct fs_lanes        *lanes;
     struct fs_notify       *notify;
     struct fs_atime        *atime;   /* NULL: access times are not moved */
+    struct fs_locks        *locks;
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;
@@ -178,6 +181,19 @@ void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
 uint64_t fs_inflight_next(struct fs *fs, uint64_t id, uint64_t page, uint64_t last, uint64_t *end, bool *held);
 
+/* ---- locks of applications (fs_lock.c) ---- */
+int  fs_lock_start(struct fs *fs);
+void fs_lock_stop(struct fs *fs); /* when no thread can look at them any more */
+void fs_lock_granted(struct fs *fs, uint64_t id, uint64_t wait);
+void fs_lock_tick(struct fs *fs);                                /* now and then: polls those that wait; waits for nothing itself */
+void fs_lock_flush(struct fs *fs, uint64_t id, uint64_t owner);  /* FLUSH   */
+void fs_lock_release(struct fs *fs, uint64_t id, uint64_t file); /* RELEASE */
+void fs_op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock);
+void fs_op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *lock, int sleep);
+void fs_op_copy_file_range(fuse_req_t req, fuse_ino_t ino_in, off_t off_in, struct fuse_file_info *fi_in, fuse_ino_t ino_out, off_t off_out,
+                           struct fuse_file_info *fi_out, size_t len, int flags); /* fs_copy.c */
+void fs_op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op);
+
 /* ---- recalls (fs_notify.c, fs_inval.c) ---- */
 int  fs_notify_start(struct fs *fs);
 void fs_notify_stop(struct fs *fs);
@@ -186,17 +202,18 @@ void fs_notify_arrived_dir(struct fs *fs, uint64_t id);   /* id 0: any directory
 /* Drops pages [first, first + count) of the own kernel's cache (count UINT32_MAX: to the end) and its attributes; returns when they are gone, or locked by a WRITE
  * of this kernel that is still unanswered. */
 void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count);
+void fs_inval_later(struct fs *fs, uint64_t id); /* everything of the inode, by another thread; nobody waits for it */
 int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /* raw notification; 0 or -errno */
 
 /* ---- access times (fs_atime.c) ---- */
 int  fs_atime_start(struct fs *fs);
 void fs_atime_stop(struct fs *fs);
+void fs_atime_free(struct fs *fs); /* when no request can come any more */
 void fs_atime_note(struct fs *fs, uint64_t id); /* somebody has read it; never waits */
 
 /* ---- common steps ---- */
 /* origin's and cache's shapes (fs_attr.c) */
 void fs_attr_to_cache(const struct origin_attr *from, struct cache_attr *to);
-void fs_attr_to_origin(const struct cache_attr *from, struct origin_attr *to);
 void fs_attr_to_stat(const struct cache_attr *attr, struct stat *st);
 int  fs_ref(struct fs *fs, uint64_t id, struct origin_ref *ref);
 /* Attributes from the cache, or fetched; may ask the origin. */
@@ -209,6 +226,8 @@ struct fs_cred {
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred);
 /* Which set-id bits a change of the data by this caller takes away. */
 enum origin_clear fs_clears_setid(fuse_req_t req, const struct cache_attr *attr);
+/* Takes them away where the caller's change of call->ino does so; *attr is what they are then. The inode's write lock is held. */
+void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr);
 /* Looks `name` up at the origin and in the cache; *child 0 when there is none. May ask the origin. pin: take a kernel reference (fs_node_get) for it. */
 int fs_lookup_now(struct fs *fs, uint64_t dir, const char *name, bool pin, uint64_t *child, struct cache_attr *attr);
 void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_seconds, struct fuse_entry_param *entry);

@@ -135,3 +135,13 @@ void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count)
     fs_job_run_data(fs, job);
     fs_job_release(fs, job);
 }
+
+static void inval_task(struct fs *fs, void *arg)
+{
+    drop_pages(fs, (uint64_t)(uintptr_t)arg, 0, UINT64_MAX);
+}
+
+void fs_inval_later(struct fs *fs, uint64_t id)
+{
+    fs_notify_task(fs, inval_task, (void *)(uintptr_t)id);
+}

@@ -336,7 +336,7 @@ static void recall_data(struct fs *fs, const struct work_item *item)
 
 static bool waits_for_nothing(const struct work_item *item)
 {
-    return item->kind == WORK_LOCK_EVENT || item->kind == WORK_PING || item->kind == WORK_NONE;
+    return item->kind == WORK_LOCK_EVENT || item->kind == WORK_LOCK_GRANT || item->kind == WORK_PING || item->kind == WORK_NONE;
 }
 
 static void carry_out(struct fs *fs, const struct work_item *item)
@@ -355,6 +355,9 @@ static void carry_out(struct fs *fs, const struct work_item *item)
     case WORK_PRUNE:
         prune(fs, item->key);
         break;
+    case WORK_LOCK_GRANT:
+        fs_lock_granted(fs, item->key, item->arg);
+        break;
     case WORK_FORGOTTEN:
         fs_node_forgotten(fs, item->key);
         break;
@@ -371,6 +374,7 @@ static bool lead(struct fs *fs, struct work_item *item)
 {
     if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1)
         return true;
+    fs_lock_tick(fs);
     work_sleep(fs->work, WORK_SLEEP_MS);
     return false;
 }

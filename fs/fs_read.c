@@ -192,13 +192,18 @@ static int read_locked(struct fs *fs, struct fs_call *call)
     int             result = lock.words ? lock_write_acquire(fs->lock, &lock, 0, NULL, NULL) : -ESTALE;
     if (result != 0)
         return result;
-    lock_interest_take(fs->lock, lock.words);
-    reads_begin(fs, call->ino);
+    reads_begin(fs, call->ino); /* from here on recalls wait for it, so its interest is not lost to one (model: recall.pml, mutant 14) */
     fs_inflight_done(fs, call->inflight);
     call->inflight = NULL;
+    lock_interest_take(fs->lock, lock.words);
     do
         result = read_step(fs, call, READ_LOCKED);
     while (result == -EAGAIN);
+    reads_end(fs, call->ino);
+    if (atomic_load(&lock.words->slipped)) { /* past us, because something was still owed to a dead owner */
+        struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
+        lock_recall_all(fs->lock, &recall, 1, 0);
+    }
     lock_write_release(fs->lock, &lock);
     return 0;
 }
@@ -208,11 +213,9 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
     if (call->inflight && call->len > READ_TURNS_MAX) {
         int result = read_locked(fs, call);
         if (result != 0) {
-            reads_begin(fs, call->ino);
             fs_inflight_done(fs, call->inflight);
             fs_reply_error(call->req, result);
         }
-        reads_end(fs, call->ino);
         return;
     }
     if (call->inflight) { /* before the look at the lock: what is answered must be waited for */

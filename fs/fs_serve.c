@@ -60,11 +60,9 @@ static void op_init(void *arg, struct fuse_conn_info *conn)
     static const uint64_t on[] = {FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS, FUSE_CAP_READDIRPLUS, FUSE_CAP_READDIRPLUS_AUTO,
                                   FUSE_CAP_EXPLICIT_INVAL_DATA, FUSE_CAP_POSIX_ACL, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_DONT_MASK,
                                   FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_ASYNC_DIO};
-    /* Not: O_TRUNC inside OPEN (lost when opens are not sent); times and sizes kept by the kernel; pages dropped whenever a time moves; locks answered by us
-     * (not yet: the kernel keeps them per mount); splicing (data comes from the segment). */
-    static const uint64_t off[] = {FUSE_CAP_ATOMIC_O_TRUNC, FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_POSIX_LOCKS,
-                                   FUSE_CAP_FLOCK_LOCKS,    FUSE_CAP_SPLICE_READ,     FUSE_CAP_SPLICE_WRITE,    FUSE_CAP_SPLICE_MOVE,
-                                   FUSE_CAP_HANDLE_KILLPRIV};
+    /* Not: O_TRUNC inside OPEN (lost when opens are not sent); times and sizes kept by the kernel; pages dropped whenever a time moves; splicing (data comes from the segment). */
+    static const uint64_t off[] = {FUSE_CAP_ATOMIC_O_TRUNC, FUSE_CAP_WRITEBACK_CACHE, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_SPLICE_READ,
+                                   FUSE_CAP_SPLICE_WRITE,   FUSE_CAP_SPLICE_MOVE,     FUSE_CAP_HANDLE_KILLPRIV};
 #ifdef FUSE_CAP_HANDLE_KILLPRIV_V2
     want(conn, FUSE_CAP_HANDLE_KILLPRIV_V2, true); /* without it each write costs a GETXATTR */
 #endif
@@ -75,12 +73,13 @@ static void op_init(void *arg, struct fuse_conn_info *conn)
         want(conn, on[i], true);
     for (unsigned i = 0; i < sizeof off / sizeof *off; i++)
         want(conn, off[i], false);
+    want(conn, FUSE_CAP_POSIX_LOCKS, !fs->config.locks_none); /* off: the kernel keeps them, per mount */
+    want(conn, FUSE_CAP_FLOCK_LOCKS, !fs->config.locks_none);
     conn->max_write = FS_REQUEST_MAX;
     conn->max_readahead = FS_REQUEST_MAX;
     conn->max_background = BACKGROUND_MAX; /* requests that wait for a slow origin must not keep others from being sent */
     conn->congestion_threshold = BACKGROUND_MAX / 4 * 3;
     conn->time_gran = 1;
-    (void)fs;
     sem_post(&init_done);
 }
 
@@ -115,6 +114,10 @@ static const struct fuse_lowlevel_ops operations = {
     .listxattr = fs_op_listxattr,
     .removexattr = fs_op_removexattr,
     .create = fs_op_create,
+    .getlk = fs_op_getlk,
+    .setlk = fs_op_setlk,
+    .flock = fs_op_flock,
+    .copy_file_range = fs_op_copy_file_range,
     .fallocate = fs_op_fallocate,
     .lseek = fs_op_lseek,
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
@@ -364,7 +367,8 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     }
     if (result == 0)
         result = mount_it(fs, err);
-    if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_notify_start(fs)) != 0 || (result = fs_atime_start(fs)) != 0 ||
+    if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_lock_start(fs)) != 0 || (result = fs_notify_start(fs)) != 0 ||
+                        (result = fs_atime_start(fs)) != 0 ||
                         (result = persist_watch_start(session, on_fenced, fs)) != 0)) {
         snprintf(err, SEG_ERR_BYTES, "cannot start threads: %s", strerror(-result));
         umount2(config->mountpoint, MNT_DETACH);
@@ -380,11 +384,13 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     fs_atime_stop(fs);
     persist_watch_stop(session);
     fs_notify_stop(fs);
+    fs_lock_stop(fs);
     if (fs->se) {
         fuse_session_unmount(fs->se);
         fuse_session_destroy(fs->se);
     }
     fs_lanes_free(fs);
+    fs_atime_free(fs);
     sem_destroy(&init_done);
     free(fs->node);
     free(fs);

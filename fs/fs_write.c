@@ -202,6 +202,27 @@ static void take_back(struct fs *fs, const struct fs_call *call, const struct ex
     fs_inval_data(fs, call->ino, (uint32_t)extent->first, extent->count);
 }
 
+/*
+ * Write-back that owns the lock may recall its own kernel, which must not wait for it: its pages are held, and it does not count as write-back that will be over by itself. In this order, and
+ * back in the other (models: recall_mmap.pml, mutants 10, 13 and 14).
+ */
+static void *back_hold(struct fs *fs, struct fs_call *call)
+{
+    struct fs_node *node = fs_node_at(fs, call->ino);
+    void           *held = fs_inflight_held(fs, call->ino, call->off, call->size);
+    if (node)
+        atomic_fetch_sub(&node->backs, 1);
+    return held;
+}
+
+static void back_let_go(struct fs *fs, struct fs_call *call, void *held)
+{
+    struct fs_node *node = fs_node_at(fs, call->ino);
+    if (node)
+        atomic_fetch_add(&node->backs, 1);
+    fs_inflight_done(fs, held);
+}
+
 static void change_write(struct fs *fs, struct fs_call *call)
 {
     struct extent extent = {0};
@@ -220,11 +241,11 @@ static void change_write(struct fs *fs, struct fs_call *call)
             return;
         }
         if (wrote == 0) {
-            if (back)
-                held = fs_inflight_held(fs, call->ino, call->off, call->size);
+            held = back ? back_hold(fs, call) : NULL;
             wrote = write_locked(fs, call, lock, &extent);
+            if (back)
+                back_let_go(fs, call, held); /* first: the next owner's recall must wait for this page, which is up to date */
             lock_write_release(fs->lock, &lock);
-            fs_inflight_done(fs, held);
         } else if (wrote == -EDEADLK) {
             wrote = write_slipping(fs, call, lock, &extent);
         }

@@ -82,6 +82,8 @@ struct lock_recall {
     struct lock_ref ref;
     uint32_t        kind;     /* WORK_RECALL_DATA, WORK_RECALL_NAME, WORK_RECALL_NAMES */
     uint64_t        arg;      /* of that kind                                           */
+    bool           *own_later; /* NULL, or: the own kernel cannot be recalled before the change has been answered (it holds write-back back for it). Where something slipped by, that is
+                                  noted here, and the caller has its kernel drop everything afterwards */
 };
 /*
  * W1..W4 for all of `recalls` (several may name the same inode; every inode locked for the change should be named): when it returns 0, all

@@ -8,12 +8,15 @@
 #include "lock.h"
 #include "seg_counter.h"
 
+struct lock_app;
+
 struct lock_mgr {
     struct seg        *seg;
     struct work       *work;
     struct lock_config config;
     unsigned           self_slot;
     uint64_t           self_bit;
+    struct lock_app   *app;  /* locks of applications; NULL: the segment has no room for them */
     unsigned           spin; /* looks before a sleep; 0 on one core */
 };
 

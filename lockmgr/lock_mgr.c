@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "lock_internal.h"
+#include "lock_app_internal.h"
 
 int lock_mgr_open(struct seg *seg, struct work *work, const struct lock_config *config, struct lock_mgr **out)
 {
@@ -25,12 +25,19 @@ int lock_mgr_open(struct seg *seg, struct work *work, const struct lock_config *
     mgr->self_slot = (unsigned)seg_self_slot(seg);
     mgr->self_bit = seg_self_bit(seg);
     mgr->spin = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? 100 : 0;
+    int rc = lock_app_open(mgr);
+    if (rc) {
+        free(mgr);
+        return rc;
+    }
     *out = mgr;
     return 0;
 }
 
 void lock_mgr_close(struct lock_mgr *mgr)
 {
+    if (mgr)
+        lock_app_close(mgr);
     free(mgr);
 }
 

@@ -223,7 +223,7 @@ static int recall_interested(struct lock_mgr *mgr, const struct lock_recall *rec
     return result ? result : 1;
 }
 
-/* Write-back slipped by: whatever it changed may still be old in any kernel, also the own one. */
+/* Write-back slipped by: whatever it changed may still be old in any kernel, also the own one (model: recall_mmap.pml, mutants 4 and 16). */
 static int recall_slipped(struct lock_mgr *mgr, const struct lock_recall *recalls, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
@@ -233,7 +233,9 @@ static int recall_slipped(struct lock_mgr *mgr, const struct lock_recall *recall
         all.kind = WORK_RECALL_DATA;
         all.arg = UINT32_MAX; /* from page 0 to the end */
         set_phase(mgr, all.ref.words, LOCK_RECALLING);
-        int result = recall_interested(mgr, &all, 1, 1, false);
+        if (all.own_later)
+            *all.own_later = true;
+        int result = recall_interested(mgr, &all, 1, !all.own_later, false);
         if (result < 0)
             return result;
     }

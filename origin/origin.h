@@ -202,6 +202,10 @@ ssize_t origin_write(struct origin *origin, const struct origin_ref *ref, const 
 int     origin_fsync(struct origin *origin, const struct origin_ref *ref, bool data_only); /* files and directories */
 int     origin_fallocate(struct origin *origin, const struct origin_ref *ref, int mode, uint64_t off, uint64_t len,
                          struct origin_attr *attr);
+/* copy_file_range(2), where the origin's file systems have it by reference or in the kernel, else by reading and writing. Bytes copied: fewer at the end of the source, or when
+ * something went wrong after the first. attr: of the destination, after it. */
+ssize_t origin_copy(struct origin *origin, const struct origin_ref *from, uint64_t from_off, const struct origin_ref *to, uint64_t to_off,
+                    size_t size, struct origin_attr *attr);
 int64_t origin_lseek(struct origin *origin, const struct origin_ref *ref, uint64_t off,
                      int whence); /* SEEK_HOLE/DATA */
 

@@ -16,10 +16,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { IOV_BATCH = 64 };
+enum { IOV_BATCH = 64, COPY_BUFFER = 1 << 20 };
 
 /* Kinds of nodes that have no bytes: what read(2) and write(2) would say. */
 static int regular_check(const struct origin_node *node)
@@ -195,6 +196,82 @@ int origin_fallocate(struct origin *origin, const struct origin_ref *ref, int mo
     }
     origin_fd_put(origin, node);
     return err;
+}
+
+/* Between file systems that do not know each other. */
+static ssize_t copy_by_hand(int in, int out, off_t from_off, off_t to_off, size_t size)
+{
+    char   *buf = malloc(COPY_BUFFER);
+    size_t  done = 0;
+    ssize_t got = buf ? 0 : -ENOMEM;
+
+    while (buf && done < size) {
+        size_t want = size - done < COPY_BUFFER ? size - done : COPY_BUFFER;
+        got = pread(in, buf, want, from_off + (off_t)done);
+        if (got > 0)
+            got = pwrite(out, buf, (size_t)got, to_off + (off_t)done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            got = got < 0 ? -errno : 0;
+            break;
+        }
+        done += (size_t)got;
+    }
+    free(buf);
+    return done ? (ssize_t)done : got;
+}
+
+static ssize_t copy_range(int in, int out, off_t from_off, off_t to_off, size_t size)
+{
+    size_t done = 0;
+
+    while (done < size) {
+        ssize_t got = copy_file_range(in, &from_off, out, &to_off, size - done, 0);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0 && done == 0)
+            return errno == EXDEV || errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL
+                       ? copy_by_hand(in, out, from_off, to_off, size)
+                       : -errno;
+        if (got <= 0)
+            break;
+        done += (size_t)got;
+    }
+    return (ssize_t)done;
+}
+
+ssize_t origin_copy(struct origin *origin, const struct origin_ref *from, uint64_t from_off, const struct origin_ref *to, uint64_t to_off,
+                    size_t size, struct origin_attr *attr)
+{
+    struct origin_node *source, *target;
+    int                 in, out;
+
+    origin_count(&origin->meta_ops, 1);
+    if (origin->read_only)
+        return -EROFS;
+    if (from_off > INT64_MAX || to_off > INT64_MAX || size > INT64_MAX - to_off || size > INT64_MAX - from_off)
+        return -EFBIG;
+    int err = read_begin(origin, from, &source, &in);
+    if (err)
+        return err;
+    err = origin_resolve(origin, to, &target);
+    if (err) {
+        origin_fd_put(origin, source);
+        return err;
+    }
+    ssize_t done = regular_check(target);
+    if (!done)
+        done = origin_fd_write_begin(origin, target, &out);
+    if (!done) {
+        done = copy_range(in, out, (off_t)from_off, (off_t)to_off, size);
+        if (done >= 0 && attr && (err = origin_node_describe(origin, target, attr)) != 0)
+            done = err;
+        origin_fd_write_end(origin, target);
+    }
+    origin_fd_put(origin, target);
+    origin_fd_put(origin, source);
+    return done;
 }
 
 int64_t origin_lseek(struct origin *origin, const struct origin_ref *ref, uint64_t off, int whence)

@@ -5,8 +5,8 @@
  * Everything follows from the number of frames F: F/10 inodes, F/8 names, F/9 chunks, one descriptor per frame, a hint bit per element, and
  * buckets (8 bytes, a power of two at least as many as there are elements). Per frame that is at most
  *     16 + 384/10 + 128/8 + 192/9 + 0.2 + 2 * 8 * (1/10 + 1/8 + 1/9) = 97.3 bytes beside 4096, or 2.32 %
- * so the 2.5 % of the design hold for every size, with room for alignment in the smallest. The rest, 1.3 MiB, is the members' own (table, inboxes,
- * shared queue, intents): a fixed cost and no index. The largest F that fits is found by halving, because alignment and powers of two make
+ * so the 2.5 % of the design hold for every size, with room for alignment in the smallest. The rest is no index: 1.3 MiB of the members' own (table, inboxes,
+ * shared queue, intents), and the locks of applications, F/4 records of 128 bytes but at most 65,536 of them (8 MiB; 0.8 % of segments below 1 GiB, 0.2 % of 4 GiB). The largest F that fits is found by halving, because alignment and powers of two make
  * the sum a staircase.
  *
  * Every section whose pages belong to one writer, and the frames, begin on a page. The order is: members' own first, then the index, then the
@@ -71,6 +71,10 @@ static uint64_t plan_lay_out(struct seg_plan *plan, uint64_t frames)
                   frames / FRAMES_PER_NAME + 1);
     plan_add_pool(plan, SEG_SECTION_CHUNKS, SEG_SECTION_CHUNK_HINTS, SEG_SECTION_CHUNK_BUCKETS, sizeof(struct cache_chunk),
                   frames / FRAMES_PER_CHUNK + 1);
+    uint64_t app_locks = lock_app_count(frames);
+    plan_add_pool(plan, SEG_SECTION_APP_LOCKS, SEG_SECTION_APP_LOCK_HINTS, SEG_SECTION_APP_LOCK_BUCKETS, sizeof(struct lock_app_record),
+                  app_locks);
+    plan_add(plan, SEG_SECTION_APP_WAIT_BUCKETS, CACHE_LINE, sizeof(uint64_t), bucket_count(app_locks / 4));
     plan_add_pool(plan, SEG_SECTION_FRAMES, SEG_SECTION_FRAME_HINTS, 0, sizeof(struct cache_frame), frames);
     plan_add(plan, SEG_SECTION_DATA, SEG_PAGE, CACHE_PAGE, frames);
 

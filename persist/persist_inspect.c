@@ -203,6 +203,8 @@ int persist_check(struct seg *seg, struct cache *cache, bool verify, cache_repor
     check_members(seg, &checking);
     if (work_check(seg, line, sizeof line) != 0)
         broken(&checking, line);
+    if (lock_app_check(seg, quiet, line, sizeof line) != 0)
+        broken(&checking, line);
     int found = cache_check(cache, quiet, verify, report, arg);
     return found < 0 ? found : checking.broken + found;
 }

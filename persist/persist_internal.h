@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 
+#include "lock_app.h"
 #include "persist.h"
 
 enum { PERSIST_PATH_MAX = 1024 };

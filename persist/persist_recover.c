@@ -7,6 +7,7 @@
  *   epochs     its threads read nothing any more
  *   work       its cells in all queues, its inbox, doorbells that it was to ring
  *   cache      intents, claims, bits, pins, pool elements, chains, and with each inode its lock words
+ *   locks      of its applications, which have ceased to count when it was fenced; whoever waited for them gets them
  *   park       FENCED -> PARKED: the slot may be joined again
  *
  * Every step is idempotent and the state says FENCED until the last, so whoever runs this may die anywhere and another starts over. The recovery lock
@@ -65,6 +66,7 @@ int persist_format_once(struct seg *seg)
         return rc;
     if (!is_formatted(root)) {
         work_format(seg);
+        lock_app_format(seg);
         cache_format(seg);
         rc = is_formatted(root) ? 0 : -EUCLEAN;
     }
@@ -95,6 +97,8 @@ static int slot_recover(struct persist_session *session, unsigned slot)
     recovering_slots |= 1ull << slot;
     work_recover(session->work, slot);
     int rc = cache_recover(session->cache, slot);
+    if (rc == 0)
+        lock_app_recover(session->lock, slot);
     recovering_slots &= ~(1ull << slot);
     return rc;
 }
@@ -109,6 +113,7 @@ static int quarantine(struct persist_session *session, unsigned slot)
         return -EBUSY;
     recovering_slots |= 1ull << slot;
     int rc = persist_quarantine(session, slot);
+    lock_app_grant_all(session->lock); /* its locks have ceased to count */
     recovering_slots &= ~(1ull << slot);
     *last_ms = persist_clock_ms();
     return rc ? rc : -EBUSY;

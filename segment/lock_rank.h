@@ -11,6 +11,7 @@
     X(PAGE_CLAIM, 250)    /* claims in page words; lower page first                     may sleep   */ \
     X(SEG_MEMBERS, 280)   /* join, leave, fence, recovery of the dead: whoever waits may do it  may sleep */ \
     X(INODE_PUBLISH, 300) /* swaps words and attributes only                            never sleeps */ \
+    X(APP_LINE, 350)      /* of all waiters for application locks: one is put in line   never sleeps */ \
     X(CACHE_BUCKET, 400)  /* one hash chain                                             never sleeps */ \
     X(PROCESS_LEAF, 900)  /* mutexes of one process around its own tables               never sleeps */
 

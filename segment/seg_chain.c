@@ -178,7 +178,8 @@ int seg_chain_insert(struct seg_chain *chain, uint64_t hash, uint32_t index, seg
     rc = bucket_lock(chain, bucket, &word);
     if (rc)
         return rc;
-    for (bool more = walk_start(&walk, chain, word); more; more = walk_next(&walk)) {
+    walk.rc = 0;
+    for (bool more = match && walk_start(&walk, chain, word); more; more = walk_next(&walk)) {
         if (walk.index == index || match(walk.element, key)) {
             bucket_unlock(bucket, word, (uint32_t)word);
             *found = walk.index;

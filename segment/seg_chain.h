@@ -29,7 +29,8 @@ typedef bool (*seg_chain_match)(const void *e, const void *key);
 
 /* Finds inside an epoch; SEG_INDEX_NONE when absent. Takes no lock. */
 uint32_t seg_chain_find(const struct seg_chain *chain, uint64_t hash, seg_chain_match match, const void *key);
-/* Inserts `index` (PRIVATE; the caller publishes it then) unless one that matches is there: then -EEXIST and *found is that one. */
+/* Inserts `index` (PRIVATE; the caller publishes it then) unless one that matches is there: then -EEXIST and *found is that one. match NULL: the caller
+ * knows that none is; the chain is not walked. */
 int      seg_chain_insert(struct seg_chain *chain, uint64_t hash, uint32_t index, seg_chain_match match, const void *key,
                           uint32_t *found);
 /* Unlinks exactly `index`; -ENOENT when it is not in the chain. The caller has claimed it before and retires it then. */

@@ -355,6 +355,14 @@ void seg_pool_unclaim(struct seg_pool *pool, uint32_t index)
         word_change(pool, index, word, live_word(word));
 }
 
+bool seg_pool_aux_set(struct seg_pool *pool, uint32_t index, uint32_t aux)
+{
+    uint64_t word = seg_pool_load(pool, index);
+    seg_who  who = seg_self(pool->seg);
+    return index < pool->count && !pool->keep_aux && word_is_own(word, SEG_POOL_LIMBO, who) &&
+           word_change(pool, index, word, own_word(SEG_POOL_LIMBO, who, aux));
+}
+
 /* Takes the mutex and makes sure that the queue is that of `who`. */
 static void limbo_lock(struct seg_pool *pool, seg_who who)
 {

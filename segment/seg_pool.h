@@ -54,6 +54,8 @@ void     seg_pool_publish(struct seg_pool *pool, uint32_t index); /* PRIVATE(sel
 /* LIVE -> LIMBO(self): true for the one caller that wins. The element is still linked; readers may use it. */
 bool     seg_pool_claim(struct seg_pool *pool, uint32_t index);
 void     seg_pool_unclaim(struct seg_pool *pool, uint32_t index); /* LIMBO(self) -> LIVE                                  */
+/* The aux of an element that this member has claimed; for pools that do not keep it (frames: references). False: it is not ours. */
+bool     seg_pool_aux_set(struct seg_pool *pool, uint32_t index, uint32_t aux);
 /* After a claimed element was unlinked: stamps it and queues it in this process's limbo list. */
 void     seg_pool_retire(struct seg_pool *pool, uint32_t index);
 void     seg_pool_free(struct seg_pool *pool, uint32_t index);    /* PRIVATE(self) or claimed, not retired LIMBO(self) -> FREE */

@@ -15,7 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { SEG_LAYOUT_MAJOR = 1, SEG_LAYOUT_MINOR = 0 };
+enum { SEG_LAYOUT_MAJOR = 2, SEG_LAYOUT_MINOR = 0 };
 #define SEG_MAGIC 0x31534648545241FEull      /* "\xfe" "ARTHFS1": first byte is not text; written last */
 #define SEG_BYTE_ORDER 0x0102030405060708ull /* reads otherwise on a machine of the other byte order     */
 
@@ -47,7 +47,11 @@ enum seg_section_kind {
     SEG_SECTION_FRAME_HINTS = 14,
     SEG_SECTION_DATA = 15,        /* the 4 KiB frames themselves                  */
     SEG_SECTION_INTENTS = 16,     /* struct of cache/, one page per member        */
-    SEG_SECTION_KINDS = 17,
+    SEG_SECTION_APP_LOCKS = 17,       /* see lock_app_shared.h                        */
+    SEG_SECTION_APP_LOCK_HINTS = 18,
+    SEG_SECTION_APP_LOCK_BUCKETS = 19,
+    SEG_SECTION_APP_WAIT_BUCKETS = 20,
+    SEG_SECTION_KINDS = 21,
 };
 
 struct seg_section { /* SHARED (c) */

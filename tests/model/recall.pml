@@ -2,12 +2,15 @@
 /*
  * recall.pml - one inode of two pages, two members, each with one writer (whole pages), one reader and one notifier.
  * Variants: (none) both members write page 0; RANGES: member 0 writes page 0, then page 1, and member 1 reads them;
+ * WHOLE: member 0 writes page 0 twice, member 1 reads it; recalls name the whole file, so A1 gives up the interest, too;
  * NAMES: readers ask for what is not a page (attributes, names): one whose member owes is answered at once, with what is there;
  * LOOK_FIRST: NAMES, and a reader that would have to wait does so without taking an interest first (so that hot readers delay a writer less).
  *
  * A READ of pages waits as long as anybody, its own member too, is RECALLING or WRITING, and takes no interest before it would be answered. While it waits it is
  * `held`: the invalidation goes round its page, which is locked and not up to date. It ceases to be held before it takes its interest: what is answered
  * must be waited for. So a page is never granted between W1 and the release, and W4 finds nothing; NAMES needs it.
+ * One that has waited long may take the lock itself and be answered under it. It recalls nobody, and ceases to be held before it takes its interest, like the others: what
+ * is owed to a dead owner may be acknowledged at any time, and a page that was gone round must not lose the interest afterwards (A1).
  *
  * Shown: when a write has returned, no member's kernel holds an older version of the page, and no later read returns one; no deadlock.
  * A recall names the page that is written, so the recalled kernel keeps its other pages, and its interest in the inode with them. Hence two bitmaps:
@@ -25,15 +28,19 @@
  *          9 own reads do not wait while the own member is WRITING  10 any recall item acknowledges
  *          11 recovery of a dead owner clears what others owe to it
  *          12 a READ that waits is not known as held           13 it is held while it is answered
+ *          14 (WHOLE) a READ that takes the lock takes its interest while it is still held    15 (WHOLE) it takes none
  *          Those of 1, 3 and 5 show in NAMES only.
  *
- * Member 0's first write may die right after it has posted its recall (RANGES): recovery frees the lock, the item stays
+ * Member 0's first write may die right after it has posted its recall (RANGES, WHOLE): recovery frees the lock, the item stays
  * in the inbox or is being handled. So that it does not acknowledge the next recall: an owed bit is cleared by its own member only; the next owner
  * waits for what is still owed (and posts again, as the dead owner may not have) before it begins a new round; items bear the number of their
  * round; a notifier looks at its owed bit, then at the round, drops what does not fit, and handles the recalls of one inode one at a time.
  */
 #define N 2
 #define BIT(m) (1 << (m))
+#ifdef WHOLE
+#define RANGES
+#endif
 #define K(m, p) ((m) * 2 + (p))
 #ifdef LOOK_FIRST
 #define NAMES
@@ -94,12 +101,12 @@ proctype reader(byte m; byte reads)
     byte page, floor, value;
     mtype seen_phase;
     byte seen_owner;
-    bit seen_owed;
+    bit seen_owed, owns;
 
     do
     :: reads > 0 ->
         reads--;
-#ifdef RANGES
+#if defined(RANGES) && !defined(WHOLE)
         select (page : 0 .. 1);
 #endif
         atomic {
@@ -141,15 +148,37 @@ waits:
 #if !defined(NAMES) && !defined(MUTANT_12)
             held[K(m, page)] = 1;
 #endif
-            MAY_ANSWER(m, owner, phase, owed & BIT(m)); /* woken by event; every sleep is bounded */
+            if
+            :: MAY_ANSWER(m, owner, phase, owed & BIT(m)) -> /* woken by event; every sleep is bounded */
 #ifndef MUTANT_13
-            held[K(m, page)] = 0;
+                held[K(m, page)] = 0;
 #endif
-            goto again
+                goto again
+#ifndef NAMES
+            :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING; owns = 1 } /* it has waited long */
+#ifndef MUTANT_14
+                held[K(m, page)] = 0;
+#endif
+#ifndef MUTANT_15
+                interest = interest | BIT(m);
+                fresh = fresh | BIT(m);
+#endif
+#ifdef MUTANT_14
+                held[K(m, page)] = 0;
+#endif
+                grant_mark(m)
+#endif
+            fi
         fi;
         value = data[page];
         atomic { assert(order[value] >= floor); cached[K(m, page)] = value; locked[K(m, page)] = 0; held[K(m, page)] = 0 }
-done:   atomic { value = 0; page = 0; floor = 0; seen_owner = 0; seen_phase = IDLE; seen_owed = 0 }
+#ifndef NAMES
+        if
+        :: owns -> atomic { phase = IDLE; owner = 0 }
+        :: else
+        fi;
+#endif
+done:   atomic { owns = 0; value = 0; page = 0; floor = 0; seen_owner = 0; seen_phase = IDLE; seen_owed = 0 }
     :: else -> break
     od
 }
@@ -191,7 +220,7 @@ end:
 #ifndef MUTANT_1
         fresh = fresh & ~BIT(m);                                        /* (A1) */
 #endif
-#ifdef MUTANT_6
+#if defined(WHOLE) || defined(MUTANT_6)
         interest = interest & ~BIT(m);
 #endif
 #ifdef MUTANT_4
@@ -250,7 +279,7 @@ inline write_page(m, page, value)
            fi;
 #ifdef RANGES
            if
-           :: page == 0 -> goto dies
+           :: value == 1 -> goto dies
            :: true
            fi;
 #endif
@@ -296,7 +325,11 @@ dies:
 #endif
         owner = 0; phase = IDLE }
 second:
+#ifdef WHOLE
+    write_page(m, 0, 2)
+#else
     write_page(m, 1, 2)
+#endif
 #else
     write_page(m, 0, m + 1)
 #endif

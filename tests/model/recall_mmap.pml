@@ -14,11 +14,19 @@
  * The own kernel may be recalled while it waits for the very WRITE whose owner recalls it: a partial page locked (recall_write.pml), or a page under writeback
  * whose WRITE owns the inode's lock. The acknowledgement does not wait for that invalidation; hence the owner sets its own interest bit again afterwards.
  *
+ * READs wait, are held, and may take the lock, as in recall_write.pml. A writeback that owns the lock is held, too, from then on: invalidations go round its page, and it does not count as
+ * in flight, so that it does not hide that another page is blocked by a WRITE. Its page stays up to date; so it ceases to be held, and counts again, before
+ * the lock is released: the next owner's recall must wait for the page.
+ * A truncation that owns the lock and finds `slipped` recalls the others only: its kernel holds back writeback until the SETATTR is answered, so it cannot drop what is dirty. The own kernel
+ * is made to invalidate after the answer.
+ * "Seen to be blocked" is what a daemon can see: with a WRITE of write() registered, no READ and no writeback in flight, the call sleeps; and all this a second time.
+ *
  * Shown: no deadlock; no write() that has returned is lost or missing in any kernel; with ONE_STORER also: what a store wrote back is in every clean
  * page when the next write() returns. (Two members that store into one page at the same time overwrite each other, as nothing
  * tells a daemon of a store: a limit, stated in the manual.)
  * Variants: none: 2 writers, 2 storers, 2 ordinary writebacks; READERS: 2 writers, 2 readers, 1 storer with ordinary writeback; ONE_STORER: 2 writers, 1 storer with ordinary writeback, 1 reader;
- * TRUNCATE: 1 writer, 1 storer, whose kernel also truncates: it holds back all writeback of the inode until its SETATTR is answered.
+ * TRUNCATE: 1 writer, 2 storers with ordinary writeback, one of whose kernels also truncates: it holds back all writeback of the inode until its SETATTR is answered;
+ * OTHER_PAGE: 2 storers, member 0's with ordinary writeback, while member 0's kernel holds another page of the file locked by a partial write().
  *
  * Mutants: 1 writeback never slips                         2 it slips only if another member owns the lock
  *          3 no gate                                       4 the owner does not look at `slipped`
@@ -26,6 +34,12 @@
  *          7 (TRUNCATE) SETATTR waits for the lock although its member owes
  *          8 (READERS) writeback takes `suspect` away from write()
  *          9 (TRUNCATE) no gate: SETATTR sets `slipped`, looks whether it still owes, and then does its work
+ *          10 writeback that owns the lock is held until after the release
+ *          11 a READ that waits is not known as held       12 it is held while it is answered
+ *          13 (OTHER_PAGE) writeback that owns the lock counts as in flight meanwhile
+ *          14 it does not count again when it is held no more
+ *          15 READs, writeback and the sleeping call are looked at only once
+ *          16 (TRUNCATE) a truncation that owns the lock waits for its own kernel
  */
 #define N 2
 #define BIT(m) (1 << (m))
@@ -50,29 +64,32 @@ bit   nowrite[N];            /* a truncating SETATTR holds back writeback */
 bit   inbox[N];
 byte  reads[N];
 bit   writes[N];             /* a WRITE of write() is registered */
-bit   backs[N];              /* a WRITE of this member's writeback owns the lock */
+bit   held[N];               /* an own READ of the page waits */
+bit   backs[N];              /* an own WRITE of writeback is in flight: received, or certain to be before the next look */
+bit   back_held[N];          /* an own WRITE of writeback owns the lock */
 byte  slips[N];
 bit   dropped[N], suspect[N];
 byte  returned;
-
-#define MAY_ANSWER(m, who, ph, owes) (who == 0 || (ph == RECALLING && (who == m + 1 || (owes))))
+#ifdef OTHER_PAGE
+bit   other_locked, other_write; /* the other page of the file, in member 0's kernel: held by a WRITE, which is registered */
+#endif
 
 /*
  * ---- daemon: the recall, as in recall_write.pml ----
+ * own: the own bit, or 0 when the own kernel is not to be asked although something has slipped.
  * minds: 1 for WRITEs of write(), which mind `suspect`. Writeback must not answer for it: its own page is not dropped, and the mark is not for it.
  */
-inline recall_all(m, minds)
+inline recall_all(m, minds, own)
 {
     interest = interest | BIT(m);
     todo = interest & ~BIT(m);                                          /* (W2) */
+    if
+    :: minds && suspect[m] -> suspect[m] = 0; todo = todo | BIT(m)
+    :: else
+    fi;
     do
     :: if
-       :: minds && suspect[m] -> suspect[m] = 0; todo = todo | BIT(m)
-       :: else
-       fi;
-       if
        :: todo ->
-           phase = RECALLING;
            owed = owed | todo;
            if
            :: todo & 1 -> inbox[0] = 1
@@ -92,12 +109,12 @@ inline recall_all(m, minds)
        todo = interest & ~BIT(m);                                       /* (W4) */
 #ifndef MUTANT_4
        if
-       :: slipped -> slipped = 0; todo = todo | interest | BIT(m)
+       :: slipped -> slipped = 0; todo = ((todo | interest) & ~BIT(m)) | (own)
        :: else
        fi;
 #endif
        if
-       :: todo == 0 && !(minds && suspect[m]) -> break
+       :: todo == 0 -> break
        :: else -> phase = RECALLING
        fi
     od
@@ -123,28 +140,40 @@ inline write_back(m, page)
         slips[m]++ }
         atomic { claim == 0; claim = 1 }
         assert(!(returned & ~page));
-        data = page;
+        atomic { data = page; claim = 0 }
         slipped = 1;
-        claim = 0;
         slips[m]--;
         break
 #endif
-    :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING; backs[m] = 1 }
-        recall_all(m, WRITEBACK_MINDS);
+    :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING }
+#ifndef MUTANT_5
+        back_held[m] = 1;
+#endif
+#ifndef MUTANT_13
+        backs[m] = 0;
+#endif
+        recall_all(m, WRITEBACK_MINDS, BIT(m));
         atomic { claim == 0; claim = 1 }
         assert(!(returned & ~page));
-        data = page;
-        claim = 0;
-        atomic { backs[m] = 0; phase = IDLE; owner = 0 }
+        atomic { data = page; claim = 0 }
+#ifdef MUTANT_10
+        atomic { phase = IDLE; owner = 0 }
+        back_held[m] = 0;
+#else
+#ifndef MUTANT_14
+        backs[m] = 1;
+#endif
+        back_held[m] = 0;
+        atomic { phase = IDLE; owner = 0 }
+#endif
         break
     od
 }
 
 proctype storer(byte m; byte count; bit stores)
 {
-    byte floor, value, seen_owner;
-    mtype seen_phase;
-    bit may;
+    byte floor, value;
+    bit owns;
 
     do
     :: count > 0 ->
@@ -157,20 +186,46 @@ proctype storer(byte m; byte count; bit stores)
             :: else -> lock[m] = BY_READ
             fi
         }
-        reads[m]++;
+        reads[m]++;                                                     /* arrival */
 again:
+        atomic {
+            if
+            :: dropped[m] -> suspect[m] = 1                             /* before any look */
+            :: else
+            fi;
+            if
+            :: owner == 0
+            :: else -> goto waits
+            fi
+        }
         interest = interest | BIT(m);                                   /* (R1) */
         if
-        :: writes[m] || dropped[m] -> suspect[m] = 1                    /* (R1) for an own writer */
-        :: else
-        fi;
-        atomic { seen_owner = owner; seen_phase = phase }               /* (R2) */
-        may = MAY_ANSWER(m, seen_owner, seen_phase, owed & BIT(m));
-        if
-        :: may
+        :: owner == 0                                                   /* (R2) */
         :: else ->
-            MAY_ANSWER(m, owner, phase, owed & BIT(m));
-            goto again
+waits:
+            atomic {
+#ifndef MUTANT_11
+                held[m] = 1;
+#endif
+                reads[m]--
+            }
+            if
+            :: owner == 0 ->
+                atomic {
+#ifndef MUTANT_12
+                    held[m] = 0;
+#endif
+                    reads[m]++
+                }
+                goto again
+            :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING; owns = 1 } /* it has waited long */
+                atomic { reads[m]++; held[m] = 0 }
+                interest = interest | BIT(m);
+                if
+                :: dropped[m] -> suspect[m] = 1
+                :: else
+                fi
+            fi
         fi;
         value = data;
         atomic {
@@ -178,8 +233,13 @@ again:
             cached[m] = value;
             present[m] = 1;
             lock[m] = FREE;
+            held[m] = 0;
             reads[m]--
         }
+        if
+        :: owns -> atomic { phase = IDLE; owner = 0 }
+        :: else
+        fi;
 store:
         if
         :: stores ->
@@ -191,7 +251,7 @@ store:
             }
         :: else
         fi;
-        atomic { floor = 0; value = 0; may = 0; seen_owner = 0; seen_phase = IDLE }
+        atomic { floor = 0; value = 0; owns = 0 }
     :: else -> break
     od
 }
@@ -202,9 +262,9 @@ proctype flusher(byte m)
     byte page, todo;
 end:
     do
-    :: atomic { dirty[m] && lock[m] == FREE && !writeback[m] && !nowrite[m] -> dirty[m] = 0; writeback[m] = 1; page = cached[m] }
+    :: atomic { dirty[m] && lock[m] == FREE && !writeback[m] && !nowrite[m] -> dirty[m] = 0; writeback[m] = 1; backs[m] = 1; page = cached[m] }
         write_back(m, page);
-        atomic { writeback[m] = 0; page = 0; todo = 0 }
+        atomic { writeback[m] = 0; backs[m] = 0; page = 0; todo = 0 }
     od
 }
 
@@ -215,43 +275,61 @@ end:
     do
     :: invalidation[m] == ASKED -> invalidation[m] = INSIDE
     :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && !dirty[m] -> present[m] = 0; invalidation[m] = NONE }
+    :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && writeback[m] -> lock[m] = BY_INVALIDATION }
+        atomic { !writeback[m]; assert(!dirty[m]); present[m] = 0; lock[m] = FREE; invalidation[m] = NONE }
     :: atomic { invalidation[m] == INSIDE && lock[m] == FREE && !writeback[m] && dirty[m] ->
             lock[m] = BY_INVALIDATION; invalidation[m] = LAUNDERING; dirty[m] = 0; page = cached[m] }
-        !nowrite[m];
+        atomic { !nowrite[m]; backs[m] = 1 }
         write_back(m, page);
-        atomic { present[m] = 0; lock[m] = FREE; invalidation[m] = NONE; page = 0; todo = 0 }
+        atomic { backs[m] = 0; present[m] = 0; lock[m] = FREE; invalidation[m] = NONE; page = 0; todo = 0 }
     od
 }
 
-#ifdef MUTANT_5
-#define OWN_WRITE(m) (writes[m])
-#else
-#define OWN_WRITE(m) (writes[m] || backs[m])
-#endif
-/*
- * "Seen to be blocked": by something that will not go away by itself. Everything else that holds a page (a copy, a READ, a writeback that slips) is
- * answered without the help of others; the daemon sees the difference in that the call stays blocked over a time in which nothing of the kind is in flight.
- */
-#define BLOCKED(m) ((invalidation[m] == INSIDE && lock[m] == BY_WRITE) || (invalidation[m] == LAUNDERING && backs[m]) || (writeback[m] && backs[m]))
+#define GO_ROUND(m) (held[m] || back_held[m])
+/* The call sleeps: for the page's lock, with it for the page's writeback, or laundering. That sleeps once its WRITE is sent; before that it runs, unless writeback is held back. */
+#define ASLEEP(m) ((invalidation[m] == INSIDE && lock[m] != FREE && (lock[m] != BY_INVALIDATION || writeback[m])) || \
+                   (invalidation[m] == LAUNDERING && (backs[m] || nowrite[m])))
+
+#define QUIET(m) (reads[m] == 0 && !backs[m])
+#define OR_LOOK_AGAIN(what) if :: what :: else -> goto look fi
+/* The first time it is waited for, so that a wait without end is a deadlock. */
+#define UNTIL(what) if :: what :: invalidation[m] == NONE || GO_ROUND(m) || !writes[m] -> goto look fi
 
 inline invalidate(m)
 {
+    if
+    :: GO_ROUND(m) -> goto gone_round
+    :: else
+    fi;
     atomic {
         if
         :: invalidation[m] == NONE -> invalidation[m] = ASKED
         :: else
         fi
     }
+look:
     do
     :: invalidation[m] == NONE -> break
-    :: OWN_WRITE(m) && reads[m] == 0 ->
-        if
-        :: BLOCKED(m) -> break
-        :: invalidation[m] == NONE -> break
-        :: !OWN_WRITE(m)
-        :: reads[m] > 0
-        fi
-    od
+    :: GO_ROUND(m) -> break
+    :: writes[m] ->
+#ifndef MUTANT_15
+        UNTIL(QUIET(m));
+        UNTIL(ASLEEP(m));
+        OR_LOOK_AGAIN(writes[m]);
+#endif
+        OR_LOOK_AGAIN(QUIET(m));
+        OR_LOOK_AGAIN(ASLEEP(m));
+        break
+    od;
+gone_round:
+#ifdef OTHER_PAGE
+    if
+    :: m == 1 || !other_locked
+    :: other_write && QUIET(m) /* and the other call sleeps */
+    fi
+#else
+    skip
+#endif
 }
 
 proctype notifier(byte m)
@@ -284,7 +362,7 @@ proctype writer(byte m)
     }
     writes[m] = 1;                                                      /* arrival */
     atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
-    recall_all(m, 1);
+    recall_all(m, 1, BIT(m));
     atomic { claim == 0; claim = 1 }
     atomic { data = data | BIT(m); seen = data }
     claim = 0;
@@ -308,9 +386,24 @@ proctype writer(byte m)
     }
 }
 
+#ifdef OTHER_PAGE
+/* write() of a part of another page. */
+proctype other_writer(byte m)
+{
+    byte todo;
+    other_locked = 1;
+    other_write = 1;                                                    /* arrival */
+    atomic { owner == 0; owner = m + 1; phase = RECALLING }             /* (W1) */
+    recall_all(m, 1, BIT(m));
+    atomic { phase = IDLE; owner = 0 }
+    atomic { other_write = 0; other_locked = 0; todo = 0 }
+}
+#endif
+
 proctype truncater(byte m)
 {
     byte todo;
+    bit again;
     atomic { !writeback[m] && invalidation[m] != LAUNDERING; nowrite[m] = 1 }
     do
 #ifdef MUTANT_9
@@ -328,11 +421,20 @@ proctype truncater(byte m)
         break
 #endif
     :: atomic { owner == 0 -> owner = m + 1; phase = RECALLING }
-        recall_all(m, 0);
+#ifdef MUTANT_16
+        recall_all(m, 0, BIT(m));
+#else
+        recall_all(m, 0, 0);
+        again = 1;
+#endif
         atomic { phase = IDLE; owner = 0 }
         break
     od;
-    nowrite[m] = 0
+    nowrite[m] = 0;
+    if
+    :: again -> atomic { invalidation[m] == NONE -> invalidation[m] = ASKED }
+    :: else
+    fi
 }
 
 init
@@ -343,10 +445,15 @@ init
 #if defined(TRUNCATE)
         run writer(0);
         run storer(1, 1, 1); run truncater(1);
+        run storer(0, 1, 1); run flusher(0);
         run flusher(1)
+#elif defined(OTHER_PAGE)
+        run other_writer(0);
+        run storer(0, 1, 1); run flusher(0);
+        run storer(1, 1, 1)
 #elif defined(ONE_STORER)
         run writer(0); run writer(1);
-        run storer(1, 1, 1); run storer(0, 1, 0);
+        run storer(1, 2, 1); run storer(0, 1, 0);
         run flusher(1)
 #else
         run writer(0); run writer(1);

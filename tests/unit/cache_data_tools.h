@@ -144,13 +144,25 @@ static inline uint32_t frames_linked(struct cache *cache)
     return n;
 }
 
-/* Every frame is FREE, or LIVE and in exactly one page word (index 0 is reserved). */
+/* References of all LIVE frames (index 0 is reserved). */
+static inline uint32_t frames_referenced(struct cache *cache)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 1; i < seg_pool_count(cache->frames); i++) {
+        uint64_t word = seg_pool_load(cache->frames, i);
+        n += seg_pool_word_state(word) == SEG_POOL_LIVE ? seg_pool_word_aux(word) : 0;
+    }
+    return n;
+}
+
+/* Every frame is FREE, or LIVE and in as many page words as it has references. */
 static inline void frames_account(struct cache *cache)
 {
     limbo_drain(cache);
     uint32_t linked = frames_linked(cache), live = pool_count_state(cache->frames, SEG_POOL_LIVE) - 1;
     uint32_t free_count = pool_count_state(cache->frames, SEG_POOL_FREE);
-    cr_assert_eq(live, linked, "%u frames are LIVE, %u are in page words", live, linked);
+    uint32_t referenced = frames_referenced(cache);
+    cr_assert_eq(referenced, linked, "%u references of frames that are LIVE, %u page words", referenced, linked);
     cr_assert_eq(free_count + live + 1, seg_pool_count(cache->frames), "%u frames are neither free nor live",
                  seg_pool_count(cache->frames) - free_count - live - 1);
     cr_assert_eq(pool_count_state(cache->chunks, SEG_POOL_LIMBO), 0);

@@ -120,8 +120,8 @@ Test(cache_check, damage_to_words_and_frames_is_found, .timeout = 120)
     data = cache_frame_data(s.cache, s.frame_index);
     SPOIL(s.file->direct[0], 3, "makes no sense", false);
     SPOIL(s.file->direct[0], cache_word_next(0, CACHE_FRAME, 100000), "frame 100000 is out of range", false);
-    SPOIL(s.file->direct[0], 0, "is live and hangs on 0 pages", false);
-    SPOIL(s.file->direct[0], atomic_load(&s.file->direct[1]), "is live and hangs on 2 pages", false);
+    SPOIL(s.file->direct[0], 0, "references and hangs on 0 pages", false);
+    SPOIL(s.file->direct[0], atomic_load(&s.file->direct[1]), "1 references and hangs on 2 pages", false);
     SPOIL(s.file->direct[0], cache_word_next(0, CACHE_CLAIM, cache_claim_value(9, 1, CACHE_CLAIM_FILL)), "claimed by slot 9", false);
     SPOIL(s.chunk->page[3], cache_word_next(0, CACHE_CLAIM, cache_claim_value(0, 1, CACHE_CLAIM_WRITE)), "though nobody is at work", true);
     SPOIL(s.chunk->page[3], cache_word_next(0, CACHE_CLAIM, cache_claim_value(0, 1, 9)), "claim of kind 9", false);

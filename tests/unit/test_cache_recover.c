@@ -512,6 +512,7 @@ static void work_at_random(struct cache *cache, const struct scene *s, uint64_t 
 {
     static struct cache_fill  fill;
     static struct cache_write write;
+    static struct cache_copy  copy;
     char                      name[256];
     uint64_t                  id, arg;
     uint8_t                   ref[CACHE_REF_BYTES];
@@ -524,7 +525,7 @@ static void work_at_random(struct cache *cache, const struct scene *s, uint64_t 
         const uint64_t           dirs[2] = {s->dir, CACHE_ROOT_ID};
         struct cache_listing    *listing;
         struct cache_attr        attr = attr_of_size(300 * CACHE_PAGE);
-        switch (tools_random(random) % 9) {
+        switch (tools_random(random) % 10) {
         case 0:
             ref_make(ref, 1000 + n);
             if (cache_inode_intern(cache, ref, true, &id, NULL) == 0)
@@ -565,6 +566,10 @@ static void work_at_random(struct cache *cache, const struct scene *s, uint64_t 
             cache_drop(cache, s->file, page, 40, &attr);
             cache_evict(cache, 10);
             cache_chunks_evict(cache, 1);
+            break;
+        case 9:
+            if (cache_copy_begin(cache, s->file, page, 8, s->file, (page + 100) % 300, &copy) == 0)
+                cache_copy_end(cache, &copy, 0, 8, &attr);
             break;
         case 8:
             listing = cache_listing_begin(cache, s->dir);

@@ -46,7 +46,9 @@ static void plan_judge(uint64_t size)
     cr_expect_geq(section_of(&plan, SEG_SECTION_CHUNKS)->count, frames / 9);
     cr_expect_geq(section_of(&plan, SEG_SECTION_FRAME_HINTS)->count * 64, frames);
     /* buckets may double where one frame more would have fitted: what is left over stays below that step */
-    uint64_t own = 64 * 12288ull + 64 * 4096 * 2 + 32768 + 12 * 4096;
+    uint64_t locks = section_of(&plan, SEG_SECTION_APP_LOCKS)->count;
+    cr_expect(locks == 65536 || locks >= frames / 4);
+    uint64_t own = 64 * 12288ull + 64 * 4096 * 2 + 32768 + 12 * 4096 + locks * 128;
     cr_expect_geq(frames * CACHE_PAGE * 1000, (plan.size_bytes - own) * 974, "size %llu: only %llu frames", (unsigned long long)size,
                   (unsigned long long)frames);
 }

@@ -79,14 +79,14 @@ Test(seg_super, other_layouts)
     super_load(fd, &good);
 
     bad = good;
-    bad.major = 2;
+    bad.major = SEG_LAYOUT_MAJOR + 1;
     super_store(fd, &bad, true);
-    expect_refusal(-EPROTO, "layout 2.0, this program knows 1.0",
+    expect_refusal(-EPROTO, "layout 3.0, this program knows 2.0",
                    "use the matching program or `hearthfs destroy file:");
     bad = good;
     bad.minor = 1;
     super_store(fd, &bad, true);
-    expect_refusal(-EPROTO, "layout 1.1, this program knows 1.0", "matching program");
+    expect_refusal(-EPROTO, "layout 2.1, this program knows 2.0", "matching program");
     bad = good;
     bad.signature++;
     super_store(fd, &bad, true);

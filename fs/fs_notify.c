@@ -22,7 +22,7 @@
 
 #include "fs_inval.h"
 
-enum { NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
+enum { NAMES_STUCK_MS = 10, NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
 
 struct task {
     struct task *next;
@@ -65,10 +65,24 @@ struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id)
 /* After A1: from now on arriving requests find it. Those that came earlier are found by the job, which looks at them when it runs. */
 void fs_job_publish(struct fs *fs, struct fs_job *job)
 {
+    job->since_ms = fs_now_ms();
     pthread_mutex_lock(&fs->notify->mutex);
     job->next = fs->notify->jobs;
     fs->notify->jobs = job;
     pthread_mutex_unlock(&fs->notify->mutex);
+}
+
+/* Is a recall of names waiting in the kernel for a directory that no request seen here holds? Then a system call holds it and may be asking for something else first. */
+static bool names_stuck(void *arg)
+{
+    struct fs *fs = arg;
+    uint64_t   now = fs_now_ms();
+    bool       stuck = false;
+    pthread_mutex_lock(&fs->notify->mutex);
+    for (const struct fs_job *job = fs->notify->jobs; job && !stuck; job = job->next)
+        stuck = job->kind == FS_JOB_NAMES && now - job->since_ms >= NAMES_STUCK_MS;
+    pthread_mutex_unlock(&fs->notify->mutex);
+    return stuck;
 }
 
 void fs_job_release(struct fs *fs, struct fs_job *job)
@@ -449,6 +463,7 @@ int fs_notify_start(struct fs *fs)
     pthread_cond_init(&fs->notify->cond, NULL);
     pthread_cond_init(&fs->notify->gone, NULL);
     fs->notify->tail = &fs->notify->head;
+    lock_stuck_set(fs->lock, names_stuck, fs);
     probe_kernel(fs);
     pthread_mutex_lock(&fs->notify->mutex);
     wake_another(fs);
@@ -469,6 +484,7 @@ void fs_notify_stop(struct fs *fs)
     while (notify->threads)
         pthread_cond_wait(&notify->gone, &notify->mutex);
     pthread_mutex_unlock(&notify->mutex);
+    lock_stuck_set(fs->lock, NULL, NULL); /* nobody waits for a lock any more */
     free(notify);
     fs->notify = NULL;
 }

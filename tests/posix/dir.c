@@ -2,6 +2,8 @@
 /* dir.c - listings: stable positions while names come and go, none missed, none twice, rewinding, many names. */
 #include "posix.h"
 
+#include <sys/inotify.h>
+
 enum { STAYING = 700, GOING = 300 };
 
 static void fill(const char *dir, const char *prefix, int count)
@@ -216,6 +218,18 @@ static void small_buffer(void)
     FAILS(EINVAL, getdents64(fd, buffer, 10));
 }
 
+/* A kernel tells of what passes through its own mount (see deliberate.txt). */
+static void notification(void)
+{
+    char buffer[4096];
+    int  watch = T_OK(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    T_OK(mkdir("d", 0755));
+    T_OK(inotify_add_watch(watch, B("d"), IN_CREATE | IN_DELETE));
+    put("d/f", "x");
+    T_OK(unlink("d/f"));
+    VALUE("events", "%s", read(watch, buffer, sizeof buffer) > 0 ? "told" : "not told");
+}
+
 const struct posix_case posix_dir[] = {
-    {"plain", plain}, {"changing", changing}, {"positions", positions}, {"remove", remove_all}, {"many", many_names}, {"small", small_buffer}, {0},
+    {"plain", plain}, {"changing", changing}, {"positions", positions}, {"remove", remove_all}, {"many", many_names}, {"small", small_buffer}, {"inotify", notification}, {0},
 };

@@ -2,6 +2,10 @@
 /* open.c - the flags of open, and files without a name: unlinked, renamed over, O_TMPFILE. */
 #include "posix.h"
 
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+
 static void flags(void)
 {
     char  text[20] = {0};
@@ -157,7 +161,36 @@ static void exclusive(void)
     }
 }
 
-const struct posix_case posix_open[] = {{"flags", flags}, {"append", append}, {"tmpfile", tmpfile_links}, {"exclusive", exclusive}, {0}};
+/* Inode flags and extents are not passed on by FUSE to a daemon that has no ioctl (see deliberate.txt). */
+static void ioctls(void)
+{
+    int flags = 0, waiting = -1;
+    put("f", "0123456789");
+    int fd = T_OK(open("f", O_RDWR | O_CLOEXEC));
+    VALUE("FS_IOC_GETFLAGS", "%s", ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0 ? strerrorname_np(errno) : "ok");
+    VALUE("FIONREAD", "%s %d", ioctl(fd, FIONREAD, &waiting) < 0 ? strerrorname_np(errno) : "ok", waiting);
+    FAILS(ENOTTY, ioctl(fd, TIOCGWINSZ, &flags));
+}
+
+/* RLIMIT_FSIZE */
+static void limit(void)
+{
+    put("f", "0123456789");
+    signal(SIGXFSZ, SIG_IGN);
+    T_OK(setrlimit(RLIMIT_FSIZE, &(struct rlimit){5000, 5000}));
+    int fd = T_OK(open("f", O_RDWR | O_CLOEXEC));
+    static char bytes[8000];
+    VALUE("write across the limit", "%zd", pwrite(fd, bytes, sizeof bytes, 0));
+    FAILS(EFBIG, pwrite(fd, bytes, 1, 5000));
+    FAILS(EFBIG, ftruncate(fd, 5001));
+    FAILS(EFBIG, fallocate(fd, 0, 0, 5001));
+    DO(ftruncate(fd, 5000));
+    int app = T_OK(open("f", O_WRONLY | O_APPEND | O_CLOEXEC));
+    FAILS(EFBIG, write(app, bytes, 1));
+    see("f");
+}
+
+const struct posix_case posix_open[] = {{"flags", flags}, {"append", append}, {"tmpfile", tmpfile_links}, {"exclusive", exclusive}, {"ioctl", ioctls}, {"limit", limit}, {0}};
 
 /* ---- files without a name ---- */
 static void use(const char *what, int fd, int far)

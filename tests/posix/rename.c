@@ -137,4 +137,112 @@ static void dotdot(void)
     }
 }
 
-const struct posix_case posix_rename[] = {{"kinds", kinds}, {"flags", flags}, {"open", while_open}, {"dotdot", dotdot}, {0}};
+/* Two directories are moved into each other at the same time, one by each side: one of the two is refused, and no loop is made. */
+static void race(void)
+{
+    int bad = 0, status;
+    for (int round = 0; round < 60; round++) {
+        T_OK(mkdir("a", 0755));
+        T_OK(mkdir("b", 0755));
+        pid_t child = T_OK(fork());
+        if (child == 0)
+            _exit(rename(B("b"), B("a/b")) == 0 ? 1 : 0);
+        int won = rename("a", "b/a") == 0;
+        T_OK(waitpid(child, &status, 0));
+        int other = WEXITSTATUS(status);
+        bad += won + other != 1;
+        const char *inner = won ? "b/a" : "a/b", *outer = won ? "b" : "a";
+        bad += access(inner, F_OK) != 0 || access(B(inner), F_OK) != 0;
+        bad += rmdir(round & 1 ? inner : B(inner)) != 0;
+        bad += rmdir(round & 2 ? outer : B(outer)) != 0;
+    }
+    IS(bad == 0);
+    see_names(".");
+}
+
+/* A file goes round between names on one side; the other side sees it by exactly one of them, or by none that has just been left, and always whole. */
+static void always_there(void)
+{
+    int status, missing = 0, torn = 0;
+    put("f", "the text");
+    pid_t child = T_OK(fork());
+    if (child == 0) {
+        for (int i = 0; i < 300; i++) {
+            put("new", "the text");
+            T_OK(rename("new", "f"));
+        }
+        _exit(0);
+    }
+    while (waitpid(child, &status, WNOHANG) == 0) {
+        char text[20] = {0};
+        int  fd = open(B("f"), O_RDONLY | O_CLOEXEC);
+        missing += fd < 0; /* a name that is replaced is there at every moment */
+        if (fd >= 0)
+            torn += t_pread(fd, text, 19, 0) != 8 || memcmp(text, "the text", 8) != 0;
+        close(fd);
+    }
+    IS(missing == 0);
+    IS(torn == 0);
+}
+
+/* Everything that holds directories, at once and from both sides, over few directories: nobody waits for ever (a wait that has no end is cut by EIO), and in the
+ * end both sides show one tree. */
+static void storm_worker(int number, int steps)
+{
+    uint64_t rng = (uint64_t)number * 77 + 5;
+    int      strange = 0;
+    for (int i = 0; i < steps; i++) {
+        char from[40], to[40];
+        const char *path[2];
+        snprintf(from, sizeof from, "d%d/%c%d", (int)(t_random(&rng) % 3), t_random(&rng) % 2 ? 'd' : 'f', (int)(t_random(&rng) % 4));
+        snprintf(to, sizeof to, "d%d/%c%d", (int)(t_random(&rng) % 3), t_random(&rng) % 2 ? 'd' : 'f', (int)(t_random(&rng) % 4));
+        if (t_random(&rng) % 4 == 0) /* one deeper: directories are moved into directories that are moved */
+            strcat(to, "/d0");
+        path[0] = number & 1 ? B(from) : from;
+        path[1] = number & 1 ? B(to) : to;
+        struct stat st;
+        int rc = 0;
+        errno = 0;
+        switch (t_random(&rng) % 8) {
+        case 0: rc = mkdir(path[0], 0755); break;
+        case 1: rc = rmdir(path[0]); break;
+        case 2: rc = open(path[0], O_CREAT | O_WRONLY | O_CLOEXEC, 0644); if (rc >= 0) close(rc); break;
+        case 3: rc = unlink(path[0]); break;
+        case 4: rc = link(path[0], path[1]); break;
+        case 5: rc = renameat2(AT_FDCWD, path[0], AT_FDCWD, path[1], RENAME_EXCHANGE); break;
+        case 6: rc = stat(path[0], &st); break;
+        default: rc = rename(path[0], path[1]); break;
+        }
+        if (rc < 0 && (errno == EIO || errno == ENOTCONN || errno == EBUSY || errno == ESTALE))
+            strange = errno;
+    }
+    _exit(strange);
+}
+
+static void storm(void)
+{
+    pid_t child[4];
+    int   status, strange = 0;
+    T_OK(mkdir("d0", 0755));
+    T_OK(mkdir("d1", 0755));
+    T_OK(mkdir("d2", 0755));
+    for (int i = 0; i < 4; i++) {
+        fflush(NULL);
+        if ((child[i] = T_OK(fork())) == 0)
+            storm_worker(i, getenv("POSIX_LONG") ? 20000 : 400);
+    }
+    for (int i = 0; i < 4; i++) {
+        T_OK(waitpid(child[i], &status, 0));
+        if (status)
+            strange = status;
+    }
+    VALUE("storm", "%s", strange ? strerrorname_np(WEXITSTATUS(strange)) : "no strange errors");
+    IS(strange == 0);
+    char command[9000];
+    snprintf(command, sizeof command, "find . -printf '%%P %%y %%n %%s\n' | sed 's/ d \\([0-9]*\\) .*/ d \\1/' | sort >here; mv here /dev/shm/posix-here-$$ && cd '%s' && "
+             "find . -printf '%%P %%y %%n %%s\n' | sed 's/ d \\([0-9]*\\) .*/ d \\1/' | sort | grep -v '^here' >/dev/shm/posix-there-$$; "
+             "grep -v '^here' /dev/shm/posix-here-$$ | cmp - /dev/shm/posix-there-$$; rc=$?; rm -f /dev/shm/posix-here-$$ /dev/shm/posix-there-$$; exit $rc", B("."));
+    IS(system(command) == 0);
+}
+
+const struct posix_case posix_rename[] = {{"kinds", kinds}, {"flags", flags}, {"open", while_open}, {"dotdot", dotdot}, {"race", race}, {"replace", always_there}, {"storm", storm}, {0}};

@@ -34,6 +34,7 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
     _Atomic uint16_t locked; /* this member may have locks of applications on it                     */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
+    _Atomic uint16_t lists;  /* READDIRs between their arrival and their reply                       */
     _Atomic uint16_t atime_noted; /* its access time is to be moved: fs_atime.c                       */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };

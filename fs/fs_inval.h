@@ -13,7 +13,7 @@ struct fs_job {
     struct fs_job   *next;
     enum fs_job_kind kind;
     unsigned         refs;
-    bool             finished, acknowledge;
+    bool             finished, acknowledge, rescued;
     uint32_t         round;       /* of the item, for the answer    */
     uint64_t         id;          /* inode, or directory            */
     uint64_t         first, last; /* DATA: pages, UINT64_MAX: end   */

@@ -236,6 +236,30 @@ static void rescue_names(struct fs *fs, void *arg)
     fs_job_release(fs, job);
 }
 
+/*
+ * A recall of names that waits for a directory which no request seen here holds, nor a READDIR: a system call holds it, and waits for another directory, which a request
+ * holds that waits for the very change this recall belongs to (lock_rename takes two). Nothing will arrive that tells, so time does: names are dropped
+ * without waiting. The thread that is stuck finishes its own calls when it comes back.
+ */
+static void rescue_stuck(struct fs *fs)
+{
+    struct fs_job *found[NOTIFY_THREADS_MAX];
+    unsigned       count = 0;
+    uint64_t       now = fs_now_ms();
+    pthread_mutex_lock(&fs->notify->mutex);
+    for (struct fs_job *job = fs->notify->jobs; job && count < NOTIFY_THREADS_MAX; job = job->next) {
+        const struct fs_node *node = fs_node_at(fs, job->id);
+        if (job->kind != FS_JOB_NAMES || job->rescued || now - job->since_ms < NAMES_STUCK_MS || (node && atomic_load(&node->lists)))
+            continue;
+        job->rescued = true;
+        job->refs++;
+        found[count++] = job;
+    }
+    pthread_mutex_unlock(&fs->notify->mutex);
+    while (count--)
+        rescue_names(fs, found[count]);
+}
+
 /* Runs `rescue` for every pending job that matches. */
 static void rescue_jobs(struct fs *fs, enum fs_job_kind kind, uint64_t id, void (*rescue)(struct fs *, void *))
 {
@@ -389,7 +413,10 @@ static bool lead(struct fs *fs, struct work_item *item)
     if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1)
         return true;
     fs_lock_tick(fs);
-    work_sleep(fs->work, WORK_SLEEP_MS);
+    pthread_mutex_lock(&fs->notify->mutex);
+    bool busy = fs->notify->jobs != NULL;
+    pthread_mutex_unlock(&fs->notify->mutex);
+    work_sleep(fs->work, busy ? NAMES_STUCK_MS : WORK_SLEEP_MS);
     return false;
 }
 
@@ -427,6 +454,7 @@ static void *notify_main(void *arg)
             carry_out(fs, &item);
             taken = lead(fs, &item);
         }
+        rescue_stuck(fs);
         pthread_mutex_lock(&notify->mutex);
         notify->led = false;
         if (!taken)

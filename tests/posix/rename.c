@@ -214,7 +214,9 @@ static void storm_worker(int number, int steps)
         default: rc = rename(path[0], path[1]); break;
         }
         if (rc < 0 && (errno == EIO || errno == ENOTCONN || errno == EBUSY || errno == ESTALE))
-            strange = errno;
+{
+            if (getenv("POSIX_DEBUG")) fprintf(stderr, "%d step %d: %s %s: %s\n", number, i, from, to, strerrorname_np(errno));
+            strange = errno;}
     }
     _exit(strange);
 }

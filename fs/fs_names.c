@@ -298,10 +298,9 @@ static int make_node(struct fs *fs, struct fs_call *call, uint64_t *id, struct c
         return result;
     }
     change_end(&c, true, *id, 0);
-    result = fs_attr_now(fs, *id, attr);
-    if (result != 0)
-        fs_node_put(fs, *id, 1);
-    return result;
+    if (fs_attr_now(fs, *id, attr) != 0)
+        fs_attr_to_cache(&fresh, attr); /* another member has removed it already: it was made all the same */
+    return 0;
 }
 
 static void change_make(struct fs *fs, struct fs_call *call)
@@ -345,6 +344,10 @@ static void change_create(struct fs *fs, struct fs_call *call)
     uint64_t                id = 0;
     int                     result = create_or_find(fs, call, &id, &attr);
 
+    if (result == 0 && !S_ISREG(attr.mode)) { /* made since the kernel looked: it would take anything but a file for nonsense. ESTALE has it look again. */
+        fs_node_put(fs, id, 1);
+        result = S_ISDIR(attr.mode) ? -EISDIR : -ESTALE;
+    }
     fs_inflight_done(fs, call->inflight);
     if (result != 0) {
         fs_reply_error(call->req, result);
@@ -442,8 +445,8 @@ static void change_link(struct fs *fs, struct fs_call *call)
         else
             change_failed(&c, result);
     }
-    if (result == 0)
-        result = fs_attr_now(fs, call->other, &attr);
+    if (result == 0 && fs_attr_now(fs, call->other, &attr) != 0)
+        fs_attr_to_cache(&fresh, &attr);
     if (result == 0)
         result = fs_node_get(fs, call->other);
     fs_inflight_done(fs, call->inflight);

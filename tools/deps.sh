@@ -10,7 +10,7 @@
 # the distribution's libfuse (3.14 or later) does, without io_uring.
 
 DEPS_BUILD=(build-essential cmake ninja-build pkg-config libfuse3-dev fuse3 libxxhash-dev liburcu-dev libjson-c-dev)
-DEPS_TEST=(libcriterion-dev fio spin bindfs attr acl git procps psmisc util-linux jq python3 scdoc)
+DEPS_TEST=(libcriterion-dev fio sqlite3 dbench stress-ng make spin bindfs attr acl git procps psmisc util-linux jq python3 scdoc)
 DEPS_FUSE=(meson ninja-build pkg-config build-essential dpkg-dev liburing-dev libnuma-dev)
 
 DEPS_FUSE_VERSION=3.18.3-1

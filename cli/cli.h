@@ -56,6 +56,7 @@ struct cli_mount_options {
     uint64_t      size_bytes;            /* 0: default */
     unsigned      recall_timeout_ms;     /* 0: default */
     unsigned      workers;
+    enum fs_atime_policy atime;
     bool          read_only, locks_none, names_plain, debug;
     enum fs_uring uring;
 };

@@ -41,10 +41,12 @@ static const char mount_doc[] =
     "  noepoch              no epoch notification, as on kernels before 6.16\n"
     "  workers=N            threads for requests that may wait\n"
     "  debug                print every FUSE message (implies -f)\n"
+    "  noatime, nodiratime, relatime, strictatime\n"
+    "                       when reading moves access times (default: relatime)\n"
     "  cache=kernel         what the kernel may cache; the only way yet\n"
     "  write=through        writes reach SOURCE at once; the only way yet\n"
     "  and as for any file system: suid nosuid dev nodev exec noexec sync dirsync\n"
-    "  noatime max_read= fsname=\n"
+    "  max_read= fsname=\n"
     "\n"
     "Examples:\n"
     "  hearthfs mount /srv/tree /mnt/a -o name=tree,size=1G\n"
@@ -226,7 +228,7 @@ static int serve(struct mounting *mounting)
     struct fs_config config = {
         .mountpoint = mounting->mountpoint, .fuse_options = options->fuse[0] ? options->fuse : NULL,
         .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none,
-        .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .uring = options->uring,
+        .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .atime = options->atime, .uring = options->uring,
         .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers,
     };
     return fs_serve(&config, &mounting->session, mounting->origin, ready, mounting, mounting->err);

@@ -20,8 +20,7 @@ enum { RECALL_TIMEOUT_MAX_S = 3600, WORKERS_MAX = 48 /* each thread needs an epo
 /* Known and without a meaning here: mount(8), fstab(5), systemd, or what is so anyway. */
 static const char *const ignored[] = {
     "rw", "defaults", "auto", "noauto", "nofail", "_netdev", "user", "users", "nouser", "owner", "group", "allow_other",
-    "default_permissions", "atime", "diratime", "nodiratime", "relatime", "norelatime", "strictatime", "nostrictatime", "lazytime",
-    "nolazytime", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "nonempty", NULL,
+    "default_permissions", "lazytime", "nolazytime", "silent", "loud", "mand", "nomand", "iversion", "noiversion", "nonempty", NULL,
 };
 static const char *const ignored_starts[] = {"x-", "X-", "comment=", "user=", "uhelper=", "helper=", "subtype=", NULL};
 /* For FUSE, as they stand. */
@@ -156,6 +155,10 @@ static int value_take(const char *key, const char *value, struct cli_mount_optio
 /* A word of ours; 1: not ours. */
 static int word_take(const char *word, struct cli_mount_options *options, char *err)
 {
+    if (strcmp(word, "noatime") == 0) {
+        options->atime = FS_ATIME_NEVER;
+        return 1; /* and shown by mount(8) */
+    }
     if (strcmp(word, "ro") == 0)
         options->read_only = true;
     else if (strcmp(word, "rw") == 0)
@@ -166,6 +169,13 @@ static int word_take(const char *word, struct cli_mount_options *options, char *
         options->uring = FS_URING_OFF;
     else if (strcmp(word, "noepoch") == 0)
         options->names_plain = true;
+    else if (strcmp(word, "strictatime") == 0)
+        options->atime = FS_ATIME_STRICT;
+    else if (strcmp(word, "nodiratime") == 0)
+        options->atime = options->atime == FS_ATIME_NEVER ? FS_ATIME_NEVER : FS_ATIME_NOT_OF_DIRS;
+    else if (strcmp(word, "relatime") == 0 || strcmp(word, "atime") == 0 || strcmp(word, "diratime") == 0 || strcmp(word, "norelatime") == 0 ||
+             strcmp(word, "nostrictatime") == 0)
+        options->atime = FS_ATIME_RELATIVE;
     else if (strcmp(word, "debug") == 0)
         options->debug = true;
     else if (strcmp(word, "auto_unmount") == 0)

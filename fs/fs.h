@@ -11,6 +11,8 @@
 #include "origin.h"
 #include "persist.h"
 
+/* When reading moves access times: as relatime does; likewise, but not those of directories; at every read that is seen; never. */
+enum fs_atime_policy { FS_ATIME_RELATIVE = 0, FS_ATIME_NOT_OF_DIRS = 1, FS_ATIME_STRICT = 2, FS_ATIME_NEVER = 3 };
 enum fs_uring { FS_URING_AUTO = 0, FS_URING_OFF = 1, FS_URING_ON = 2 };
 
 struct fs_config {
@@ -22,6 +24,7 @@ struct fs_config {
     bool          names_plain;   /* -o noepoch: never use the epoch notification (as on kernels before 6.16) */
     bool          foreground;
     bool          debug;         /* FUSE messages to stderr                                      */
+    enum fs_atime_policy atime;
     enum fs_uring uring;
     unsigned      recall_timeout_ms;
     unsigned      workers_max;   /* 0: default                                                   */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * fs_attr.c - attributes: GETATTR, SETATTR, and the conversions between the shapes of origin, cache and kernel.
+ * fs_attr.c - attributes: GETATTR, STATX (birth times), SETATTR, and the conversions between the shapes of origin, cache and kernel.
  *
  * Only GETATTR grants the kernel attributes for good. Replies to LOOKUP, CREATE, READDIRPLUS and SETATTR carry attributes with no time, because the kernel installs those
  * without looking whether they were recalled while the reply was on its way; a GETATTR's are dropped then (attr_version in the kernel).
@@ -10,6 +10,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "fs_internal.h"
@@ -96,8 +97,36 @@ int fs_attr_now(struct fs *fs, uint64_t id, struct cache_attr *attr)
     return -EIO;
 }
 
-/* 0 replied, -EAGAIN wait for a turn, -ENODATA ask the origin. */
-static int try_getattr(struct fs *fs, fuse_req_t req, uint64_t ino)
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+static struct statx_timestamp time_to_statx(const struct cache_time *from)
+{
+    return (struct statx_timestamp){.tv_sec = from->sec, .tv_nsec = from->nsec};
+}
+
+static void reply_statx(fuse_req_t req, const struct cache_attr *attr)
+{
+    struct statx stx = {
+        .stx_mask = STATX_BASIC_STATS, .stx_blksize = attr->blksize, .stx_nlink = attr->nlink, .stx_uid = attr->uid, .stx_gid = attr->gid,
+        .stx_mode = (uint16_t)attr->mode, .stx_ino = attr->ino, .stx_size = attr->size_bytes, .stx_blocks = attr->blocks,
+        .stx_atime = time_to_statx(&attr->atime), .stx_mtime = time_to_statx(&attr->mtime), .stx_ctime = time_to_statx(&attr->ctime),
+        .stx_rdev_major = major(attr->rdev), .stx_rdev_minor = minor(attr->rdev),
+    };
+    if (attr->btime.sec || attr->btime.nsec) {
+        stx.stx_btime = time_to_statx(&attr->btime);
+        stx.stx_mask |= STATX_BTIME;
+    }
+    fuse_reply_statx(req, 0, &stx, FS_FOREVER);
+}
+#else
+static void reply_statx(fuse_req_t req, const struct cache_attr *attr)
+{
+    (void)attr;
+    fuse_reply_err(req, ENOSYS); /* never asked */
+}
+#endif
+
+/* 0 replied, -EAGAIN wait for a turn, -ENODATA ask the origin. with_birth: the kernel has asked by STATX, and the reply is one of that. */
+static int try_getattr(struct fs *fs, fuse_req_t req, uint64_t ino, bool with_birth)
 {
     struct cache_attr attr;
     struct stat       st;
@@ -124,6 +153,10 @@ static int try_getattr(struct fs *fs, fuse_req_t req, uint64_t ino)
         fs_reply_error(req, result);
         return 0;
     }
+    if (with_birth) {
+        reply_statx(req, &attr);
+        return 0;
+    }
     fs_attr_to_stat(&attr, &st);
     fuse_reply_attr(req, &st, FS_FOREVER);
     return 0;
@@ -133,7 +166,7 @@ static void fetch_getattr(struct fs *fs, struct fs_call *call)
 {
     struct cache_attr attr;
     for (;;) {
-        int result = try_getattr(fs, call->req, call->ino);
+        int result = try_getattr(fs, call->req, call->ino, call->plus);
         if (result == 0)
             return;
         if (result == -EAGAIN) {
@@ -148,11 +181,10 @@ static void fetch_getattr(struct fs *fs, struct fs_call *call)
     }
 }
 
-void fs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+static void getattr_start(fuse_req_t req, fuse_ino_t ino, bool with_birth)
 {
     struct fs *fs = fs_of(req);
-    (void)fi;
-    int result = try_getattr(fs, req, ino);
+    int        result = try_getattr(fs, req, ino, with_birth);
     if (result == 0) {
         seg_count(fs->seg, SEG_COUNTER_requests_inline, 1);
         return;
@@ -160,11 +192,28 @@ void fs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
     struct fs_call *call = fs_call_new(req, fetch_getattr, ino, false);
     if (!call)
         return;
+    call->plus = with_birth;
     if (result == -EAGAIN)
         fs_call_turn(fs, call, ino);
     else
         fs_call_queue(fs, call, FS_LANE_FETCH);
 }
+
+void fs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)fi;
+    getattr_start(req, ino, false);
+}
+
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+void fs_op_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask, struct fuse_file_info *fi)
+{
+    (void)flags;
+    (void)mask;
+    (void)fi;
+    getattr_start(req, ino, true);
+}
+#endif
 
 /* ---- the caller ---- */
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred)
@@ -180,10 +229,17 @@ void fs_cred_get(fuse_req_t req, struct fs_cred *cred)
     }
 }
 
-bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr)
+enum origin_clear fs_clears_setid(fuse_req_t req, const struct cache_attr *attr)
 {
-    bool bears = (attr->mode & S_ISUID) || (attr->mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP);
-    return bears && fuse_req_ctx(req)->uid != 0;
+    struct fs_cred cred;
+    if (!(attr->mode & (S_ISUID | S_ISGID)) || fuse_req_ctx(req)->uid == 0)
+        return ORIGIN_CLEAR_NONE;
+    if ((attr->mode & (S_ISGID | S_IXGRP)) == S_ISGID) {
+        fs_cred_get(req, &cred);
+        if (!origin_cred_in_group(&cred.cred, attr->gid))
+            return ORIGIN_CLEAR_SGID_TOO;
+    }
+    return ORIGIN_CLEAR_SETID;
 }
 
 /* ---- SETATTR ---- */
@@ -231,6 +287,8 @@ static int setattr_now(struct fs *fs, struct fs_call *call, const struct cache_a
     bool shrinks = (call->set & ORIGIN_SET_SIZE) && want.size_bytes < old->size_bytes;
     seg_count(fs->seg, SEG_COUNTER_origin_meta_ops, 1);
     result = origin_setattr(fs->origin, &ref, call->set, &want, &cred.cred, &fresh);
+    if (result == -EPERM && !call->set) /* not chown(-1, -1) but what the kernel sends before a write that takes set-id bits away; the write does */
+        result = origin_getattr(fs->origin, &ref, &fresh);
     if (result == 0)
         fs_attr_to_cache(&fresh, attr);
     if (shrinks)

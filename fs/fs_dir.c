@@ -245,13 +245,17 @@ static void readdir_around(struct fs *fs, struct fs_call *call)
         fs_reply_error(call->req, result);
 }
 
-static void fetch_readdir(struct fs *fs, struct fs_call *call)
+/* READDIRs in flight: a recall of names waits for them (fs_notify.c). */
+static void lists_add(struct fs *fs, uint64_t dir, int n)
+{
+    struct fs_node *node = fs_node_at(fs, dir);
+    if (node)
+        atomic_fetch_add(&node->lists, (uint16_t)n);
+}
+
+static void list_origin(struct fs *fs, struct fs_call *call)
 {
     struct reply reply;
-    if (dir_turn(fs, call->ino) == -EINPROGRESS) {
-        fs_call_turn(fs, call, call->ino);
-        return;
-    }
     for (;;) {
         int result = reply_open(&reply, fs, call->req, call->ino, call->size, call->plus, call->plus);
         if (result == 0)
@@ -275,16 +279,28 @@ static void fetch_readdir(struct fs *fs, struct fs_call *call)
     readdir_around(fs, call);
 }
 
+static void fetch_readdir(struct fs *fs, struct fs_call *call)
+{
+    if (dir_turn(fs, call->ino) == -EINPROGRESS) {
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
+    uint64_t dir = call->ino;
+    list_origin(fs, call);
+    lists_add(fs, dir, -1);
+}
+
 static void readdir_any(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
     struct fs *fs = fs_of(req);
-    int        result = try_readdir(fs, req, ino, size, (uint64_t)off, plus);
-    if (result == 0) {
+    fs_atime_note(fs, ino);
+    lists_add(fs, ino, 1);
+    int             result = try_readdir(fs, req, ino, size, (uint64_t)off, plus);
+    struct fs_call *call = result == 0 ? NULL : fs_call_new(req, fetch_readdir, ino, false);
+    if (!call) {
+        lists_add(fs, ino, -1);
         return;
     }
-    struct fs_call *call = fs_call_new(req, fetch_readdir, ino, false);
-    if (!call)
-        return;
     call->size = size;
     call->off = (uint64_t)off;
     call->plus = plus;

@@ -83,8 +83,10 @@ void fs_op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_
 
 void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr)
 {
-    struct origin_attr fresh, want = {.mode = attr->mode & ~(uint32_t)(S_ISUID | ((attr->mode & S_IXGRP) ? S_ISGID : 0))};
-    if (!fs_clears_suid(call->req, attr))
+    enum origin_clear  clear = fs_clears_setid(call->req, attr);
+    uint32_t           bits = S_ISUID | ((attr->mode & S_IXGRP) || clear == ORIGIN_CLEAR_SGID_TOO ? S_ISGID : 0);
+    struct origin_attr fresh, want = {.mode = attr->mode & ~bits};
+    if (!clear || want.mode == attr->mode)
         return;
     if (origin_setattr(fs->origin, ref, ORIGIN_SET_MODE, &want, NULL, &fresh) != 0)
         return;

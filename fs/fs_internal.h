@@ -33,6 +33,8 @@ struct fs_node { /* what this daemon knows of an inode, by index; the kernel's c
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
     _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
+    _Atomic uint16_t lists;  /* READDIRs between their arrival and their reply                       */
+    _Atomic uint16_t atime_noted; /* its access time is to be moved: fs_atime.c                       */
     _Atomic uint32_t locked; /* this member may have locks of applications on it: a count of their marks; 0: it has none */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
@@ -67,6 +69,7 @@ struct fs {
     pthread_mutex_t         node_stripe[FS_STRIPES];
     struct fs_lanes        *lanes;
     struct fs_notify       *notify;
+    struct fs_atime        *atime;   /* NULL: access times are not moved */
     struct fs_locks        *locks;
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
@@ -203,6 +206,12 @@ void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count);
 void fs_inval_later(struct fs *fs, uint64_t id); /* everything of the inode, by another thread; nobody waits for it */
 int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /* raw notification; 0 or -errno */
 
+/* ---- access times (fs_atime.c) ---- */
+int  fs_atime_start(struct fs *fs);
+void fs_atime_stop(struct fs *fs);
+void fs_atime_free(struct fs *fs); /* when no request can come any more */
+void fs_atime_note(struct fs *fs, uint64_t id); /* somebody has read it; never waits */
+
 /* ---- common steps ---- */
 /* origin's and cache's shapes (fs_attr.c) */
 void fs_attr_to_cache(const struct origin_attr *from, struct cache_attr *to);
@@ -216,8 +225,8 @@ struct fs_cred {
     gid_t              groups[ORIGIN_GROUPS_MAX];
 };
 void fs_cred_get(fuse_req_t req, struct fs_cred *cred);
-/* Does a change of the data by this caller take set-id bits away? */
-bool fs_clears_suid(fuse_req_t req, const struct cache_attr *attr);
+/* Which set-id bits a change of the data by this caller takes away. */
+enum origin_clear fs_clears_setid(fuse_req_t req, const struct cache_attr *attr);
 /* Takes them away where the caller's change of call->ino does so; *attr is what they are then. The inode's write lock is held. */
 void fs_setid_clear(struct fs *fs, const struct fs_call *call, const struct origin_ref *ref, struct cache_attr *attr);
 /* Looks `name` up at the origin and in the cache; *child 0 when there is none. May ask the origin. pin: take a kernel reference (fs_node_get) for it. */
@@ -234,6 +243,9 @@ void fs_op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
 void fs_op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n);
 void fs_op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets);
 void fs_op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi);
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+void fs_op_statx(fuse_req_t req, fuse_ino_t ino, int flags, int mask, struct fuse_file_info *fi);
+#endif
 void fs_op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set, struct fuse_file_info *fi);
 void fs_op_readlink(fuse_req_t req, fuse_ino_t ino);
 void fs_op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev);

@@ -99,6 +99,13 @@ static struct lock_ref locked_ref(const struct change *c, uint64_t id)
     return (struct lock_ref){0};
 }
 
+/* A directory that gets another parent: kernels have its listing, with the old "..", and nothing of its own says that it is old. */
+static bool moves_away(const struct change *c, uint64_t child)
+{
+    struct cache_attr attr;
+    return child && c->dir[1] && c->dir[0] != c->dir[1] && (fs_attr_now(c->fs, child, &attr) != 0 || S_ISDIR(attr.mode));
+}
+
 static int recall_all(struct change *c)
 {
     struct lock_recall recall[FS_LOCKS + 2];
@@ -119,7 +126,7 @@ static int recall_all(struct change *c)
     }
     for (unsigned i = 0; i < 3; i++)
         if (inode[i] && inode[i] != c->dir[0] && inode[i] != c->dir[1])
-            recall[count++] = (struct lock_recall){.ref = locked_ref(c, inode[i]), .kind = WORK_RECALL_DATA, .arg = 0};
+            recall[count++] = (struct lock_recall){.ref = locked_ref(c, inode[i]), .kind = moves_away(c, inode[i]) ? WORK_RECALL_NAMES : WORK_RECALL_DATA};
     return lock_recall_all(c->fs->lock, recall, count, 0);
 }
 
@@ -291,10 +298,9 @@ static int make_node(struct fs *fs, struct fs_call *call, uint64_t *id, struct c
         return result;
     }
     change_end(&c, true, *id, 0);
-    result = fs_attr_now(fs, *id, attr);
-    if (result != 0)
-        fs_node_put(fs, *id, 1);
-    return result;
+    if (fs_attr_now(fs, *id, attr) != 0)
+        fs_attr_to_cache(&fresh, attr); /* another member has removed it already: it was made all the same */
+    return 0;
 }
 
 static void change_make(struct fs *fs, struct fs_call *call)
@@ -338,6 +344,10 @@ static void change_create(struct fs *fs, struct fs_call *call)
     uint64_t                id = 0;
     int                     result = create_or_find(fs, call, &id, &attr);
 
+    if (result == 0 && !S_ISREG(attr.mode)) { /* made since the kernel looked: it would take anything but a file for nonsense. ESTALE has it look again. */
+        fs_node_put(fs, id, 1);
+        result = S_ISDIR(attr.mode) ? -EISDIR : -ESTALE;
+    }
     fs_inflight_done(fs, call->inflight);
     if (result != 0) {
         fs_reply_error(call->req, result);
@@ -435,8 +445,8 @@ static void change_link(struct fs *fs, struct fs_call *call)
         else
             change_failed(&c, result);
     }
-    if (result == 0)
-        result = fs_attr_now(fs, call->other, &attr);
+    if (result == 0 && fs_attr_now(fs, call->other, &attr) != 0)
+        fs_attr_to_cache(&fresh, &attr);
     if (result == 0)
         result = fs_node_get(fs, call->other);
     fs_inflight_done(fs, call->inflight);
@@ -515,15 +525,6 @@ void fs_op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 }
 
 /* ---- renaming ---- */
-static bool is_directory(struct fs *fs, uint64_t id)
-{
-    struct cache_attr attr;
-    seg_epoch_enter(fs->seg);
-    bool known = id && cache_attr_get(fs->cache, id, &attr) == 0;
-    seg_epoch_exit(fs->seg);
-    return known && S_ISDIR(attr.mode);
-}
-
 static void rename_publish(struct change *c, unsigned flags)
 {
     uint64_t from = CACHE_NAME_NEGATIVE, to = c->child[0];
@@ -533,9 +534,12 @@ static void rename_publish(struct change *c, unsigned flags)
         from = CACHE_NAME_UNKNOWN;
     if (c->child[0] == c->child[1]) /* two links to one file: nothing happens, says POSIX */
         from = to = CACHE_NAME_UNKNOWN;
-    for (unsigned i = 0; i < 2; i++) /* a directory that moves has another ".." in its listing */
-        if (c->dir[0] != c->dir[1] && is_directory(c->fs, c->child[i]))
-            cache_drop(c->fs->cache, c->child[i], 0, UINT64_MAX, NULL);
+    for (unsigned i = 0; i < 2; i++) {
+        if (!moves_away(c, c->child[i]))
+            continue;
+        cache_drop(c->fs->cache, c->child[i], 0, UINT64_MAX, NULL);
+        fuse_lowlevel_notify_inval_inode(c->fs->se, c->child[i], 0, 0); /* the own kernel holds the directory: no READDIR is in flight there */
+    }
     change_end(c, true, from, to);
 }
 

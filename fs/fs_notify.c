@@ -22,7 +22,7 @@
 
 #include "fs_inval.h"
 
-enum { NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
+enum { NAMES_STUCK_MS = 10, NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
 
 struct task {
     struct task *next;
@@ -65,10 +65,24 @@ struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id)
 /* After A1: from now on arriving requests find it. Those that came earlier are found by the job, which looks at them when it runs. */
 void fs_job_publish(struct fs *fs, struct fs_job *job)
 {
+    job->since_ms = fs_now_ms();
     pthread_mutex_lock(&fs->notify->mutex);
     job->next = fs->notify->jobs;
     fs->notify->jobs = job;
     pthread_mutex_unlock(&fs->notify->mutex);
+}
+
+/* Is a recall of names waiting in the kernel for a directory that no request seen here holds? Then a system call holds it and may be asking for something else first. */
+static bool names_stuck(void *arg)
+{
+    struct fs *fs = arg;
+    uint64_t   now = fs_now_ms();
+    bool       stuck = false;
+    pthread_mutex_lock(&fs->notify->mutex);
+    for (const struct fs_job *job = fs->notify->jobs; job && !stuck; job = job->next)
+        stuck = job->kind == FS_JOB_NAMES && now - job->since_ms >= NAMES_STUCK_MS;
+    pthread_mutex_unlock(&fs->notify->mutex);
+    return stuck;
 }
 
 void fs_job_release(struct fs *fs, struct fs_job *job)
@@ -222,6 +236,30 @@ static void rescue_names(struct fs *fs, void *arg)
     fs_job_release(fs, job);
 }
 
+/*
+ * A recall of names that waits for a directory which no request seen here holds, nor a READDIR: a system call holds it, and waits for another directory, which a request
+ * holds that waits for the very change this recall belongs to (lock_rename takes two). Nothing will arrive that tells, so time does: names are dropped
+ * without waiting. The thread that is stuck finishes its own calls when it comes back.
+ */
+static void rescue_stuck(struct fs *fs)
+{
+    struct fs_job *found[NOTIFY_THREADS_MAX];
+    unsigned       count = 0;
+    uint64_t       now = fs_now_ms();
+    pthread_mutex_lock(&fs->notify->mutex);
+    for (struct fs_job *job = fs->notify->jobs; job && count < NOTIFY_THREADS_MAX; job = job->next) {
+        const struct fs_node *node = fs_node_at(fs, job->id);
+        if (job->kind != FS_JOB_NAMES || job->rescued || now - job->since_ms < NAMES_STUCK_MS || (node && atomic_load(&node->lists)))
+            continue;
+        job->rescued = true;
+        job->refs++;
+        found[count++] = job;
+    }
+    pthread_mutex_unlock(&fs->notify->mutex);
+    while (count--)
+        rescue_names(fs, found[count]);
+}
+
 /* Runs `rescue` for every pending job that matches. */
 static void rescue_jobs(struct fs *fs, enum fs_job_kind kind, uint64_t id, void (*rescue)(struct fs *, void *))
 {
@@ -310,9 +348,6 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     uint32_t        first = (uint32_t)(item->arg >> 32), count = (uint32_t)item->arg;
     if (!ref.words || is_void(fs, item, ref.words))
         return;
-    struct fs_node *node = fs_node_at(fs, item->key);
-    if (node)
-        atomic_store(&node->shared, 1);
     if (lock_recall_begin(fs->lock, &ref, scope_of(fs, item->key, first == 0 && count == UINT32_MAX))) {
         first = 0;
         count = UINT32_MAX;
@@ -322,6 +357,9 @@ static void recall_data(struct fs *fs, const struct work_item *item)
         fs_slip_gate(fs, &ref, item->round);
         return;
     }
+    struct fs_node *node = fs_node_at(fs, item->key);
+    if (node)
+        atomic_store(&node->shared, 1); /* before A2: pages that are read from then on are marked */
     struct fs_job *job = fs_job_new(FS_JOB_DATA, item->key);
     if (!job)
         return;
@@ -375,7 +413,10 @@ static bool lead(struct fs *fs, struct work_item *item)
     fs_lock_tick(fs);
     if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1)
         return true;
-    work_sleep(fs->work, WORK_SLEEP_MS);
+    pthread_mutex_lock(&fs->notify->mutex);
+    bool busy = fs->notify->jobs != NULL;
+    pthread_mutex_unlock(&fs->notify->mutex);
+    work_sleep(fs->work, busy ? NAMES_STUCK_MS : WORK_SLEEP_MS);
     return false;
 }
 
@@ -413,6 +454,7 @@ static void *notify_main(void *arg)
             carry_out(fs, &item);
             taken = lead(fs, &item);
         }
+        rescue_stuck(fs);
         pthread_mutex_lock(&notify->mutex);
         notify->led = false;
         if (!taken)
@@ -449,6 +491,7 @@ int fs_notify_start(struct fs *fs)
     pthread_cond_init(&fs->notify->cond, NULL);
     pthread_cond_init(&fs->notify->gone, NULL);
     fs->notify->tail = &fs->notify->head;
+    lock_stuck_set(fs->lock, names_stuck, fs);
     probe_kernel(fs);
     pthread_mutex_lock(&fs->notify->mutex);
     wake_another(fs);
@@ -469,6 +512,7 @@ void fs_notify_stop(struct fs *fs)
     while (notify->threads)
         pthread_cond_wait(&notify->gone, &notify->mutex);
     pthread_mutex_unlock(&notify->mutex);
+    lock_stuck_set(fs->lock, NULL, NULL); /* nobody waits for a lock any more */
     free(notify);
     fs->notify = NULL;
 }

@@ -241,6 +241,8 @@ void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
     enum read_how how = flags & O_DIRECT ? READ_UNCACHED : flags & O_APPEND ? READ_UNSURE : READ_KEPT;
     if (size > FS_REQUEST_MAX)
         size = FS_REQUEST_MAX;
+    if (!(flags & O_NOATIME))
+        fs_atime_note(fs, ino);
     reads_begin(fs, ino);
     int result = try_read(fs, req, ino, size, (uint64_t)off, how, &missing);
     if (result == 0) {
@@ -320,6 +322,7 @@ static void fetch_readlink(struct fs *fs, struct fs_call *call)
 void fs_op_readlink(fuse_req_t req, fuse_ino_t ino)
 {
     struct fs *fs = fs_of(req);
+    fs_atime_note(fs, ino);
     if (try_readlink(fs, req, ino) == 0)
         return;
     struct fs_call *call = fs_call_new(req, fetch_readlink, ino, false);

@@ -120,6 +120,9 @@ static const struct fuse_lowlevel_ops operations = {
     .copy_file_range = fs_op_copy_file_range,
     .fallocate = fs_op_fallocate,
     .lseek = fs_op_lseek,
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 18)
+    .statx = fs_op_statx,
+#endif
 #if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 15)
     .tmpfile = fs_op_tmpfile,
 #endif
@@ -365,6 +368,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     if (result == 0)
         result = mount_it(fs, err);
     if (result == 0 && ((result = fs_lanes_start(fs, config->workers_max)) != 0 || (result = fs_lock_start(fs)) != 0 || (result = fs_notify_start(fs)) != 0 ||
+                        (result = fs_atime_start(fs)) != 0 ||
                         (result = persist_watch_start(session, on_fenced, fs)) != 0)) {
         snprintf(err, SEG_ERR_BYTES, "cannot start threads: %s", strerror(-result));
         umount2(config->mountpoint, MNT_DETACH);
@@ -377,6 +381,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     fs_lanes_stop(fs);
     if (fs->se && fs->reader_count)
         fs_node_drop_all(fs);
+    fs_atime_stop(fs);
     persist_watch_stop(session);
     fs_notify_stop(fs);
     fs_lock_stop(fs);
@@ -385,6 +390,7 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
         fuse_session_destroy(fs->se);
     }
     fs_lanes_free(fs);
+    fs_atime_free(fs);
     sem_destroy(&init_done);
     free(fs->node);
     free(fs);

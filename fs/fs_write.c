@@ -34,7 +34,7 @@ struct extent { /* one WRITE as it is carried out */
     uint64_t first;
     uint32_t count;
     uint64_t old_size;
-    bool     clear_suid;
+    enum origin_clear clear;
 };
 
 static void extent_set(struct extent *extent, uint64_t off, size_t size, const struct cache_attr *attr)
@@ -96,7 +96,7 @@ static ssize_t write_claimed(struct fs *fs, const struct extent *extent, struct 
     struct origin_attr fresh;
     struct cache_attr  attr;
     uint32_t           good = merge(fs, extent, write, ref, buf);
-    ssize_t            wrote = origin_write(fs->origin, ref, buf, extent->size, extent->off, sync, extent->clear_suid, &fresh);
+    ssize_t            wrote = origin_write(fs->origin, ref, buf, extent->size, extent->off, sync, extent->clear, &fresh);
 
     seg_count(fs->seg, SEG_COUNTER_origin_writes, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_write_bytes, wrote > 0 ? (uint64_t)wrote : 0);
@@ -155,7 +155,7 @@ static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref
         result = fs_ref(fs, call->ino, &ref);
     while (result == 0) {
         extent_set(extent, append ? attr.size_bytes : call->off, call->size, &attr);
-        extent->clear_suid = !call->fi.writepage && fs_clears_suid(call->req, &attr);
+        extent->clear = call->fi.writepage ? ORIGIN_CLEAR_NONE : fs_clears_setid(call->req, &attr);
         lock_interest_take(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
         result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &write);
         if (result != 0)
@@ -227,8 +227,11 @@ static void change_write(struct fs *fs, struct fs_call *call)
 {
     struct extent extent = {0};
     ssize_t       wrote;
+    size_t        whole = call->size;
+    bool          again;
 
     do {
+        again = false;
         struct lock_ref lock = cache_lock_ref(fs->cache, call->ino);
         bool back = call->fi.writepage;
         void *held = NULL;
@@ -246,7 +249,13 @@ static void change_write(struct fs *fs, struct fs_call *call)
         } else if (wrote == -EDEADLK) {
             wrote = write_slipping(fs, call, lock, &extent);
         }
-    } while (wrote == -EDEADLK);
+        if (back && wrote > 0 && (size_t)wrote < call->size) { /* the kernel takes any answer but an error for all of it: go on until the origin says what is wrong */
+            call->data = (const char *)call->data + wrote;
+            call->off += (uint64_t)wrote;
+            call->size -= (size_t)wrote;
+            again = true;
+        }
+    } while (wrote == -EDEADLK || again);
     if (wrote > 0)
         take_back(fs, call, &extent);
     fs_inflight_done(fs, call->inflight);
@@ -254,7 +263,7 @@ static void change_write(struct fs *fs, struct fs_call *call)
     if (wrote < 0)
         fs_reply_error(call->req, (int)wrote);
     else
-        fuse_reply_write(call->req, (size_t)wrote);
+        fuse_reply_write(call->req, call->fi.writepage ? whole : (size_t)wrote);
     if (node)
         atomic_fetch_sub(&node->backs, 1);
 }

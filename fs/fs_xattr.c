@@ -2,8 +2,12 @@
 /*
  * fs_xattr.c - extended attributes: the origin's, asked each time. The kernel does not cache them, with one exception: ACLs, which it keeps with the attributes and drops when
  * those are recalled. So a GETXATTR takes an interest like a GETATTR, and a change recalls attributes.
+ *
+ * security.capability is removed as the daemon: the kernel itself sends that when a file with capabilities is written, truncated or given away, on behalf of whoever does it; whether a
+ * removexattr() of it is allowed (CAP_SETFCAP) has been decided before it is sent.
  */
 #include <stdlib.h>
+#include <string.h>
 
 #include "fs_internal.h"
 
@@ -74,7 +78,7 @@ static int xattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref loc
     if (call->plus)
         result = origin_setxattr(fs->origin, &ref, call->name, call->data, call->size, (int)call->flags, &cred.cred);
     else
-        result = origin_removexattr(fs->origin, &ref, call->name, &cred.cred);
+        result = origin_removexattr(fs->origin, &ref, call->name, strcmp(call->name, "security.capability") == 0 ? NULL : &cred.cred);
     int looked = origin_getattr(fs->origin, &ref, &fresh);
     if (looked == 0)
         fs_attr_to_cache(&fresh, &attr);

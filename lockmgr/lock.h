@@ -114,6 +114,13 @@ enum lock_read lock_read_begin_page(struct lock_mgr *mgr, struct lock_shared *wo
 void lock_interest_take(struct lock_mgr *mgr, struct lock_shared *words);
 /* page: waits for what lock_read_begin_page waits for, else for what lock_read_begin does. 0, -EINTR, -EIO; -EUCLEAN: the words make no sense. */
 int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, bool (*stop)(void *), void *stop_arg);
+/*
+ * A writer that recalls several inodes may have got the acknowledgement for one and wait for that of another, which waits in the own kernel for a directory that
+ * is held by a system call which is asking for the first one's attributes (rename checks rights while it holds its directories). That reader must not wait. stuck() says whether a recall of names has
+ * been under way in the own kernel for longer than it takes; as long as that is so, whoever reads what somebody is RECALLING is answered. The writer finds the bit
+ * (R1, W4) and recalls once more, so it is never wrong, and done only then because hot readers could make a writer start over for ever.
+ */
+void lock_stuck_set(struct lock_mgr *mgr, bool (*stuck)(void *arg), void *arg);
 /* The kernel holds nothing of the inode any more (forget): clears the own bit. */
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
 

@@ -17,6 +17,9 @@ struct lock_mgr {
     unsigned           self_slot;
     uint64_t           self_bit;
     struct lock_app   *app;  /* locks of applications; NULL: the segment has no room for them */
+    bool (*stuck)(void *arg);       /* lock_stuck_set() */
+    void              *stuck_arg;
+    _Atomic uint64_t   stuck_until_ms; /* readers of RECALLING inodes are answered until then */
     unsigned           spin; /* looks before a sleep; 0 on one core */
 };
 

@@ -7,7 +7,8 @@
  *       asked, its dispatcher wakes the waiting reader, which then answers at once.
  *   R1  set the bit   R2  look again: WRITING -> wait (the bit may stay: it costs the writer one more round at most)
  *                                     RECALLING, owing -> answer the old data: the write has not happened, and the recall will drop it
- *                                     RECALLING, owing nothing -> wait, as R0
+ *                                     RECALLING, owing nothing -> wait, as R0; but when a recall of another inode is stuck in the own
+ *                                     kernel (lock_stuck_set), what is asked for may be what it waits for: answer the old data, W4 finds the bit
  * Pages are stricter (lock_read_begin_page): a READ never gets old data while anybody, this member too, is recalling or writing, and the recall does not wait for it: it is
  * made known to the invalidation, which leaves its pages out (fs_inflight.c). While it is unanswered they are locked and not up to date, so nobody can see them or dirty
  * them. So neither hot readers nor hot mappings can make a writer start over, and what write-back slips past a writer is bounded by what is dirty when it begins.
@@ -15,6 +16,27 @@
  * If this member dies between R1 and its answer, recovery clears the bit.
  */
 #include "lock_internal.h"
+
+enum { STUCK_MS = 2 * LOCK_POLL_MS };
+
+void lock_stuck_set(struct lock_mgr *mgr, bool (*stuck)(void *arg), void *arg)
+{
+    mgr->stuck_arg = arg;
+    mgr->stuck = stuck;
+}
+
+static bool is_stuck(const struct lock_mgr *mgr)
+{
+    uint64_t until = atomic_load_explicit(&mgr->stuck_until_ms, memory_order_relaxed);
+    return until && lock_now_ms() < until;
+}
+
+/* Asked by those who wait, now and then. */
+static void look_if_stuck(struct lock_mgr *mgr)
+{
+    if (mgr->stuck && mgr->stuck(mgr->stuck_arg))
+        atomic_store_explicit(&mgr->stuck_until_ms, lock_now_ms() + STUCK_MS, memory_order_relaxed);
+}
 
 /* May a reader answer now? Looks only. */
 static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words)
@@ -25,7 +47,7 @@ static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *wor
     unsigned phase = lock_word_phase(owner);
     if (phase == LOCK_GRANTED)
         return true;
-    return phase == LOCK_RECALLING && lock_recall_owed(mgr, words);
+    return phase == LOCK_RECALLING && (lock_recall_owed(mgr, words) || is_stuck(mgr));
 }
 
 enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words)
@@ -84,6 +106,8 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, 
         if (now - looked >= LOCK_POLL_MS) {
             uint64_t owner = atomic_load_explicit(&ref->words->owner, memory_order_relaxed);
             looked = now;
+            if (!page)
+                look_if_stuck(mgr);
             if (!lock_word_is_sane(owner))
                 return -EUCLEAN;
             if (owner)

@@ -81,6 +81,10 @@ struct origin_cred {
     const gid_t *groups;
 };
 
+/* Set-id bits that go with a change of the data: none; S_ISUID, and S_ISGID where the group may execute; or S_ISGID in any case, which is what the kernel
+ * does to callers who do not belong to the file's group. */
+enum origin_clear { ORIGIN_CLEAR_NONE, ORIGIN_CLEAR_SETID, ORIGIN_CLEAR_SGID_TOO };
+
 /* What origin_setattr changes; bits of `set`. Times with *_NOW take the origin's clock. */
 enum {
     ORIGIN_SET_MODE = 1,
@@ -164,10 +168,14 @@ int origin_readdir(struct origin *origin, const struct origin_ref *dir, uint64_t
 
 /* ---- attributes ---- */
 int origin_getattr(struct origin *origin, const struct origin_ref *ref, struct origin_attr *attr);
-/* `want` holds the new values of what `set` names; *attr gets all attributes after the change. chown clears set-id bits
+/* `want` holds the new values of what `set` names; *attr gets all attributes after the change. `set` 0 is chown(-1, -1), which moves ctime. chown clears set-id bits
  * as the kernel does; a truncate by someone without CAP_FSETID (uid != 0) clears them too. */
+bool origin_cred_in_group(const struct origin_cred *cred, uint32_t gid);
 int origin_setattr(struct origin *origin, const struct origin_ref *ref, uint32_t set, const struct origin_attr *want,
                    const struct origin_cred *cred, struct origin_attr *attr);
+/* Lets the origin's file system note an access: it moves the access time as its own mount options say, and nothing else. *attr: all attributes after that.
+ * -EROFS where this origin is read-only. Other kinds of nodes than files, directories and symlinks are left alone. */
+int origin_access(struct origin *origin, const struct origin_ref *ref, struct origin_attr *attr);
 /* The target, terminated; returns its length, or -errno: -EINVAL no symlink, -ERANGE `size` (>= 4096 always does) too small. */
 int origin_readlink(struct origin *origin, const struct origin_ref *ref, char *target, size_t size);
 int origin_statfs(struct origin *origin, const struct origin_ref *ref, struct statvfs *out);
@@ -188,9 +196,9 @@ struct iovec;
 ssize_t origin_readv(struct origin *origin, const struct origin_ref *ref, const struct iovec *iov, int iov_count,
                      uint64_t off);
 /* Writes, never with O_DIRECT or O_APPEND; *attr (may be NULL) gets the attributes after the write. sync: bit 0 O_DSYNC.
- * Returns bytes written (maybe short) or -errno if none. clear_suid: take the set-id bits away as part of it. */
+ * Returns bytes written (maybe short) or -errno if none. clear: set-id bits to take away as part of it. */
 ssize_t origin_write(struct origin *origin, const struct origin_ref *ref, const void *buf, size_t size, uint64_t off,
-                     unsigned sync, bool clear_suid, struct origin_attr *attr);
+                     unsigned sync, enum origin_clear clear, struct origin_attr *attr);
 int     origin_fsync(struct origin *origin, const struct origin_ref *ref, bool data_only); /* files and directories */
 int     origin_fallocate(struct origin *origin, const struct origin_ref *ref, int mode, uint64_t off, uint64_t len,
                          struct origin_attr *attr);

@@ -17,6 +17,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 int origin_getattr(struct origin *origin, const struct origin_ref *ref, struct origin_attr *attr)
@@ -38,7 +39,7 @@ static int set_owner_and_mode(const struct origin_node *node, uint32_t set, cons
 {
     char proc[ORIGIN_PROC_NAME];
 
-    if (set & (ORIGIN_SET_UID | ORIGIN_SET_GID)) {
+    if ((set & (ORIGIN_SET_UID | ORIGIN_SET_GID)) || !set) {
         uid_t uid = set & ORIGIN_SET_UID ? want->uid : (uid_t)-1;
         gid_t gid = set & ORIGIN_SET_GID ? want->gid : (gid_t)-1;
         if (fchownat(node->path_fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) < 0)
@@ -95,18 +96,37 @@ static int as_caller(struct origin *origin, const struct origin_node *node, cons
     return err;
 }
 
-int origin_setid_clear(int fd)
+bool origin_cred_in_group(const struct origin_cred *cred, uint32_t gid)
+{
+    if (cred->uid == 0 || cred->gid == gid)
+        return true;
+    for (uint32_t i = 0; i < cred->group_count; i++)
+        if (cred->groups[i] == gid)
+            return true;
+    return false;
+}
+
+int origin_setid_clear(int fd, enum origin_clear clear)
 {
     struct stat st;
 
     if (fstat(fd, &st) < 0)
         return -errno;
     mode_t mode = st.st_mode & 07777 & (mode_t)~S_ISUID;
-    if (mode & S_IXGRP) /* without it, the bit means mandatory locking and stays */
+    if ((mode & S_IXGRP) || clear == ORIGIN_CLEAR_SGID_TOO) /* without it, the bit once meant mandatory locking, and stays for the group's members */
         mode &= (mode_t)~S_ISGID;
     if (!S_ISREG(st.st_mode) || mode == (st.st_mode & 07777))
         return 0;
     return fchmod(fd, mode) < 0 ? -errno : 0;
+}
+
+static int clear_for(int fd, const struct origin_cred *cred)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return -errno;
+    return origin_setid_clear(fd, origin_cred_in_group(cred, st.st_gid) ? ORIGIN_CLEAR_SETID : ORIGIN_CLEAR_SGID_TOO);
 }
 
 static int set_size(struct origin *origin, struct origin_node *node, uint64_t size, const struct origin_cred *cred,
@@ -124,7 +144,7 @@ static int set_size(struct origin *origin, struct origin_node *node, uint64_t si
     while (ftruncate(fd, (off_t)size) < 0 && !err)
         err = errno == EINTR ? 0 : -errno;
     if (!err && cred && cred->uid != 0 && !keep_setid)
-        err = origin_setid_clear(fd);
+        err = clear_for(fd, cred);
     origin_fd_write_end(origin, node);
     return err;
 }
@@ -144,7 +164,7 @@ int origin_setattr(struct origin *origin, const struct origin_ref *ref, uint32_t
      * the owner. */
     if ((set & ORIGIN_SET_SIZE) && (set & times) == ORIGIN_SET_MTIME_NOW)
         set &= ~(uint32_t)ORIGIN_SET_MTIME_NOW;
-    if (set & owner_mode)
+    if ((set & owner_mode) || !set)
         err = as_caller(origin, node, cred, set, want, set_owner_and_mode);
     if (!err && (set & ORIGIN_SET_SIZE))
         err = set_size(origin, node, want->size_bytes, cred, set & ORIGIN_SET_MODE);
@@ -154,6 +174,46 @@ int origin_setattr(struct origin *origin, const struct origin_ref *ref, uint32_t
         err = origin_node_describe(origin, node, attr);
     if (!err && (set & ORIGIN_SET_MODE))
         origin_fd_write_settle(origin, node); /* it may have become executable */
+    origin_fd_put(origin, node);
+    return err;
+}
+
+/* ---- accesses ----------------------------------------------------------------------------------------------------- */
+
+/* A descriptor of its own: the one that is kept for reading has O_NOATIME. A read at the end of the file notes an access and moves no data. */
+static int access_by_reading(struct origin *origin, const struct origin_node *node)
+{
+    char        name[ORIGIN_PROC_NAME], buffer[1024];
+    struct stat st;
+    int         err = 0;
+
+    origin_fd_proc_name(name, node->path_fd);
+    int fd = origin_fd_open(origin, AT_FDCWD, name, O_RDONLY | (node->type == S_IFDIR ? O_DIRECTORY : 0), 0);
+    if (fd < 0)
+        return fd;
+    if (fstat(fd, &st) < 0)
+        err = -errno;
+    else if ((node->type == S_IFDIR ? syscall(SYS_getdents64, fd, buffer, sizeof buffer) : pread(fd, buffer, 1, st.st_size)) < 0)
+        err = -errno;
+    origin_fd_close(origin, fd);
+    return err;
+}
+
+int origin_access(struct origin *origin, const struct origin_ref *ref, struct origin_attr *attr)
+{
+    struct origin_node *node;
+    char                target[1];
+
+    origin_count(&origin->meta_ops, 1);
+    int err = origin->read_only ? -EROFS : origin_resolve(origin, ref, &node);
+    if (err)
+        return err;
+    if (node->type == S_IFREG || node->type == S_IFDIR)
+        err = access_by_reading(origin, node);
+    else if (node->type == S_IFLNK && readlinkat(node->path_fd, "", target, sizeof target) < 0)
+        err = -errno;
+    if (!err)
+        err = origin_node_describe(origin, node, attr);
     origin_fd_put(origin, node);
     return err;
 }

@@ -112,7 +112,7 @@ static int write_all(int fd, const char *buf, size_t size, uint64_t off, int fla
 }
 
 ssize_t origin_write(struct origin *origin, const struct origin_ref *ref, const void *buf, size_t size, uint64_t off,
-                     unsigned sync, bool clear_suid, struct origin_attr *attr)
+                     unsigned sync, enum origin_clear clear, struct origin_attr *attr)
 {
     struct origin_node *node;
     size_t              done = 0;
@@ -130,8 +130,8 @@ ssize_t origin_write(struct origin *origin, const struct origin_ref *ref, const 
     if (!err)
         err = origin_fd_write_begin(origin, node, &fd);
     if (!err) {
-        if (clear_suid)
-            err = origin_setid_clear(fd); /* first: what was written must not run with the owner's rights even once */
+        if (clear)
+            err = origin_setid_clear(fd, clear); /* first: what was written must not run with the owner's rights even once */
         if (!err)
             err = write_all(fd, buf, size, off, sync & 1 ? RWF_DSYNC : 0, &done);
         if (done)

@@ -131,7 +131,7 @@ void origin_handles_probe(struct origin *origin);
 
 /* ---- origin_attr.c ---- */
 /* Takes the set-id bits of a regular file away as a write by an unprivileged user does. */
-int origin_setid_clear(int fd);
+int origin_setid_clear(int fd, enum origin_clear clear);
 
 /* ---- origin_cred.c ---- */
 struct origin_cred_held {

@@ -47,6 +47,7 @@ Test(cli_options, fuse_and_fstab)
     cr_expect_str_eq(options.fuse, "");
     cr_assert_eq(parse("suid,nodev,noexec,noatime,dirsync,max_read=131072"), 0, "%s", err);
     cr_expect_str_eq(options.fuse, "suid,nodev,noexec,noatime,dirsync,max_read=131072");
+    cr_expect_eq(options.atime, FS_ATIME_NEVER);
 }
 
 Test(cli_options, what_is_wrong_is_said_in_one_line)

@@ -48,6 +48,49 @@ Test(lock_read, answers_when_it_may)
     fixture_close();
 }
 
+static bool says_stuck(void *arg)
+{
+    return *(bool *)arg;
+}
+
+static bool stops_after_a_while(void *arg)
+{
+    return ++*(unsigned *)arg > 10;
+}
+
+/* Goal:   while a recall of another inode is stuck in the own kernel, a reader of what somebody is RECALLING is answered although nothing is owed, and has set its bits, so
+ *         that the writer finds them; of what is being WRITING it is not, and no more when the recall is not stuck any longer.
+ * Method: owner and phase by hand; a stuck() that says what it is told. */
+Test(lock_read, reader_is_answered_while_a_recall_is_stuck)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    bool                   stuck = false;
+    unsigned               looks = 0;
+
+    lock_stuck_set(b->mgr, says_stuck, &stuck);
+    atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_RECALLING));
+    cr_assert_eq(lock_read_wait(b->mgr, &ref, false, stops_after_a_while, &looks), -EINTR);
+    cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_WAIT);
+    stuck = true;
+    cr_assert_eq(lock_read_wait(b->mgr, &ref, false, NULL, NULL), 0);
+    cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_GO);
+    cr_assert_eq(atomic_load(&ref.words->interest), b->bit);
+    cr_assert_eq(atomic_load(&ref.words->touched), b->bit);
+    cr_assert_eq(lock_read_begin_page(b->mgr, ref.words), LOCK_READ_WAIT, "pages wait all the same");
+    atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_WRITING));
+    cr_assert_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_WAIT);
+    stuck = false;
+    looks = 0;
+    atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_RECALLING));
+    while (lock_read_peek(b->mgr, ref.words) == LOCK_READ_GO)
+        fixture_nap();
+    cr_assert_eq(lock_read_wait(b->mgr, &ref, false, stops_after_a_while, &looks), -EINTR);
+    atomic_store(&ref.words->owner, 0);
+    lock_stuck_set(b->mgr, NULL, NULL);
+    fixture_close();
+}
+
 /* Goal:   a READ of pages answers only when nobody recalls or writes, the own member included and whatever it owes; while it waits it takes no interest.
  * Method: every owner, phase and owed bit by hand. */
 Test(lock_read, pages_wait_for_every_owner)

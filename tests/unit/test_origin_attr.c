@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -121,9 +122,19 @@ static void setid_body(struct scene *scene)
     expect_ok(scene, origin_setattr(scene->origin, &ref, ORIGIN_SET_SIZE | ORIGIN_SET_MTIME_NOW, &want, &user, &attr));
     expect_true(scene, (attr.mode & 07777) == 0777);
 
-    sys(chmod(scene_path(scene, "f"), 06767)); /* set-gid without group execute: mandatory locking, stays */
-    expect_ok(scene, origin_setattr(scene->origin, &ref, ORIGIN_SET_SIZE, &want, &user, &attr));
+    gid_t              group = 0; /* of the file */
+    struct origin_cred member = {.uid = USER, .gid = USER, .group_count = 1, .groups = &group};
+    sys(chmod(scene_path(scene, "f"), 06767)); /* set-gid without group execute: stays for those of the group only */
+    expect_ok(scene, origin_setattr(scene->origin, &ref, ORIGIN_SET_SIZE, &want, &member, &attr));
     expect_true(scene, (attr.mode & 07777) == 02767);
+    expect_ok(scene, origin_setattr(scene->origin, &ref, ORIGIN_SET_SIZE, &want, &user, &attr));
+    expect_true(scene, (attr.mode & 07777) == 0767);
+    sys(chmod(scene_path(scene, "f"), 06767));
+    expect_rc(scene, origin_write(scene->origin, &ref, "x", 1, 0, 0, ORIGIN_CLEAR_SGID_TOO, &attr), 1);
+    expect_true(scene, (attr.mode & 07777) == 0767);
+    sys(chmod(scene_path(scene, "f"), 06777));
+    expect_ok(scene, origin_setattr(scene->origin, &ref, 0, &want, &root_cred, &attr)); /* chown(-1, -1) */
+    expect_true(scene, (attr.mode & 07777) == 0777);
 
     sys(chmod(scene_path(scene, "f"), 06777));
     expect_rc(scene, origin_write(scene->origin, &ref, "x", 1, 0, 0, false, &attr), 1);
@@ -139,6 +150,36 @@ Test(origin_attr, setid_bits_are_cleared)
 {
     need_root();
     scene_each(setid_body, NULL);
+}
+
+static void access_body(struct scene *scene)
+{
+    static const char *const names[] = {"f", "d", "l"};
+    struct origin_attr       old, attr, want = {.atime = {.sec = 100}, .mtime = {.sec = 200}};
+    struct statvfs           fs;
+
+    sys(statvfs(scene_path(scene, "."), &fs));
+    if (fs.f_flag & ST_NOATIME)
+        return; /* the origin's word */
+    scene_write_file(scene, "f", "text", 0644);
+    sys(mkdir(scene_path(scene, "d"), 0755));
+    sys(symlink("f", scene_path(scene, "l")));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct origin_ref ref = scene_lookup(scene, &scene->root, names[i]);
+        expect_ok(scene, origin_setattr(scene->origin, &ref, ORIGIN_SET_ATIME | ORIGIN_SET_MTIME, &want, &root_cred, &old));
+        expect_true(scene, old.atime.sec == 100 && old.mtime.sec == 200);
+        expect_ok(scene, origin_access(scene->origin, &ref, &attr));
+        expect_true(scene, attr.atime.sec > 200 && attr.mtime.sec == 200);
+        expect_true(scene, attr.ctime.sec == old.ctime.sec && attr.ctime.nsec == old.ctime.nsec);
+        expect_like_stat(scene, names[i], &attr);
+    }
+}
+
+/* Goal:   an access moves the access time and nothing else, as the origin's mount options say (relatime moves one that is older than mtime).
+ * Method: a file, a directory and a symlink with times long ago. */
+Test(origin_attr, access_moves_only_the_access_time)
+{
+    scene_each(access_body, NULL);
 }
 
 /* user::rwx user:1234:rwx group::--- mask::rwx other::---, as the kernel stores it */

@@ -55,7 +55,7 @@ struct cli_mount_options {
     uint64_t      size_bytes;            /* 0: default */
     unsigned      recall_timeout_ms;     /* 0: default */
     unsigned      workers;
-    bool          read_only, locks_none, names_plain, debug;
+    bool          read_only, locks_none, cache_shared, names_plain, debug;
     enum fs_uring uring;
 };
 /* Takes the options of one -o. 0, or -EINVAL with one line in err. */

@@ -41,7 +41,8 @@ static const char mount_doc[] =
     "  noepoch              no epoch notification, as on kernels before 6.16\n"
     "  workers=N            threads for requests that may wait\n"
     "  debug                print every FUSE message (implies -f)\n"
-    "  cache=kernel         what the kernel may cache; the only way yet\n"
+    "  cache=kernel|shared  shared: file data is kept once per host, in the\n"
+    "                       segment, and not in this mount's kernel as well\n"
     "  write=through        writes reach SOURCE at once; the only way yet\n"
     "  and as for any file system: suid nosuid dev nodev exec noexec sync dirsync\n"
     "  noatime max_read= fsname=\n"
@@ -225,7 +226,7 @@ static int serve(struct mounting *mounting)
     fsname_escape(options->fsname[0] ? options->fsname : mounting->source, fsname, sizeof fsname);
     struct fs_config config = {
         .mountpoint = mounting->mountpoint, .fuse_options = options->fuse[0] ? options->fuse : NULL,
-        .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none,
+        .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none, .cache_shared = options->cache_shared,
         .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .uring = options->uring,
         .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers,
     };
@@ -301,6 +302,8 @@ static int mount_run(struct mount_args *args)
 
     if (cli_place_check(args->source, args->mountpoint, mounting.source, mounting.mountpoint, mounting.err) != 0)
         return cli_error(CLI_FAILED, "mount: %s", mounting.err);
+    if (args->options.cache_shared && args->options.locks_none)
+        return cli_error(CLI_USAGE, "mount: cache=shared needs to be told of opens, and locks=none keeps them from being sent; give one of the two");
     code = segment_name(&mounting);
     if (code == 0)
         code = state_dir_absolute(&args->options);

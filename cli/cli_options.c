@@ -115,6 +115,14 @@ static int fuse_add(struct cli_mount_options *options, const char *option, char 
     return 0;
 }
 
+static int cache_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    if (strcmp(value, "kernel") != 0 && strcmp(value, "shared") != 0)
+        return fail(err, "cache=%.40s: choose cache=kernel (default) or cache=shared (file data only in the segment, once per host)", value);
+    options->cache_shared = strcmp(value, "shared") == 0;
+    return 0;
+}
+
 /* KEY=VALUE of ours; 1: not ours. */
 static int value_take(const char *key, const char *value, struct cli_mount_options *options, char *err)
 {
@@ -147,7 +155,7 @@ static int value_take(const char *key, const char *value, struct cli_mount_optio
         return 0;
     }
     if (strcmp(key, "cache") == 0)
-        return strcmp(value, "kernel") == 0 ? 0 : fail(err, "cache=%.40s: only cache=kernel exists yet; leave the option out", value);
+        return cache_take(value, options, err);
     if (strcmp(key, "write") == 0)
         return strcmp(value, "through") == 0 ? 0 : fail(err, "write=%.40s: only write=through exists yet; leave the option out", value);
     return 1;

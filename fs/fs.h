@@ -19,6 +19,7 @@ struct fs_config {
     const char   *fsname;        /* shown by mount(8)                                            */
     bool          read_only;
     bool          locks_none;    /* -o locks=none: open and close cost no message                */
+    bool          cache_shared;  /* -o cache=shared: direct I/O, the kernel keeps no file data but what is mapped; not with locks_none */
     bool          names_plain;   /* -o noepoch: never use the epoch notification (as on kernels before 6.16) */
     bool          foreground;
     bool          debug;         /* FUSE messages to stderr                                      */

@@ -28,10 +28,10 @@ enum fs_lane { FS_LANE_FETCH, FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LAN
 
 struct fs_node { /* what this daemon knows of an inode, by index; the kernel's count of references */
     _Atomic uint64_t lookups;
-    _Atomic uint16_t reads;  /* READs between their arrival and the end of their reply               */
+    _Atomic uint16_t reads;  /* READs of pages, between their arrival and the end of their reply     */
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
-    _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once, or it is written past its page cache */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
@@ -169,8 +169,8 @@ bool     fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page, uint32_t *q
 uint32_t fs_inflight_clock(void); /* microseconds, wrapping round, never 0 */
 /* The kernel has dropped these pages, in a call that began at `started`. */
 void fs_inflight_dropped(uint64_t id, uint64_t first, uint64_t last, uint32_t started);
-/* A READ is about to be answered. locks: for certain one whose pages the kernel holds locked. */
-void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks);
+/* A READ whose pages the kernel holds locked is about to be answered. */
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* READs that wait for a writer, and write-back that holds the lock itself: nobody waits for their pages. */
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
@@ -208,7 +208,15 @@ void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_secon
 double fs_name_seconds(struct fs *fs, uint64_t dir);
 int  fs_intern(struct fs *fs, const struct origin_ref *ref, bool pin, uint64_t *id);
 void fs_reply_error(fuse_req_t req, int result); /* -errno of ours to the errno the user sees (-EUCLEAN: EIO, ...) */
-void fs_open_flags(struct fuse_file_info *fi); /* what OPEN and CREATE tell the kernel */
+void fs_open_flags(struct fs *fs, uint64_t ino, struct fuse_file_info *fi); /* what OPEN and CREATE tell the kernel */
+/*
+ * Is this READ or WRITE one of direct I/O, of which the kernel keeps no page and holds none locked? The kernel names a lock owner in those, and in no request for its
+ * page cache: not in one for a fault of a mapping of the same open file either. (A thread of the kernel without files names none: then it is taken for one of pages.)
+ */
+static inline bool fs_is_direct(const struct fuse_file_info *fi)
+{
+    return fi && fi->lock_owner != 0;
+}
 static inline bool fs_stands(struct fs *fs) { return seg_self_stands(fs->seg); }
 
 /* ---- operations ---- */

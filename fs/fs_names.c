@@ -344,7 +344,7 @@ static void change_create(struct fs *fs, struct fs_call *call)
         return;
     }
     fs_entry_fill(id, &attr, fs_name_seconds(fs, call->ino), &entry);
-    fs_open_flags(&call->fi);
+    fs_open_flags(fs, id, &call->fi);
     if (fuse_reply_create(call->req, &entry, &call->fi) != 0)
         fs_node_put(fs, id, 1);
 }

@@ -36,6 +36,12 @@ static const char mount_doc[] =
     "  recall_timeout=SEC   a member that is silent for so long is cut off (30)\n"
     "  state_dir=DIR        where members remember their place\n"
     "                       (default " CLI_STATE_DIR ")\n"
+    "  revalidate=open|never|SEC\n"
+    "                       look at each open (default), or when SEC seconds have\n"
+    "                       passed, whether SOURCE was changed from outside\n"
+    "  watch[=fanotify|inotify]\n"
+    "                       see changes of SOURCE from outside within 0.1 s, in\n"
+    "                       all members; one member that does so is enough\n"
     "  uring, nouring       insist on FUSE over io_uring, or do without\n"
     "                       (default: use it where it is there)\n"
     "  noepoch              no epoch notification, as on kernels before 6.16\n"
@@ -228,7 +234,7 @@ static int serve(struct mounting *mounting)
         .mountpoint = mounting->mountpoint, .fuse_options = options->fuse[0] ? options->fuse : NULL,
         .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none, .cache_shared = options->cache_shared,
         .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .uring = options->uring,
-        .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers,
+        .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers, .revalidate_ms = options->revalidate_ms, .watch = options->watch,
     };
     return fs_serve(&config, &mounting->session, mounting->origin, ready, mounting, mounting->err);
 }

@@ -15,7 +15,7 @@
 
 #include "cli.h"
 
-enum { RECALL_TIMEOUT_MAX_S = 3600, WORKERS_MAX = 48 /* each thread needs an epoch slot, see SEG_THREADS_MAX */ };
+enum { RECALL_TIMEOUT_MAX_S = 3600, REVALIDATE_MAX_S = 86400, WORKERS_MAX = 48 /* each thread needs an epoch slot, see SEG_THREADS_MAX */ };
 
 /* Known and without a meaning here: mount(8), fstab(5), systemd, or what is so anyway. */
 static const char *const ignored[] = {
@@ -123,6 +123,23 @@ static int cache_take(const char *value, struct cli_mount_options *options, char
     return 0;
 }
 
+static int watch_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    if (strcmp(value, "fanotify") != 0 && strcmp(value, "inotify") != 0)
+        return fail(err, "watch=%.40s: write watch (the better of both), watch=fanotify or watch=inotify", value);
+    options->watch = strcmp(value, "fanotify") == 0 ? FS_WATCH_FANOTIFY : FS_WATCH_INOTIFY;
+    return 0;
+}
+
+static int revalidate_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    unsigned seconds = 0;
+    if (strcmp(value, "never") != 0 && strcmp(value, "open") != 0 && number_parse(value, 1, REVALIDATE_MAX_S, &seconds) != 0)
+        return fail(err, "revalidate=%.40s: choose revalidate=open (default), revalidate=never, or seconds, 1 to %d", value, REVALIDATE_MAX_S);
+    options->revalidate_ms = strcmp(value, "never") == 0 ? FS_REVALIDATE_NEVER : seconds * 1000;
+    return 0;
+}
+
 /* KEY=VALUE of ours; 1: not ours. */
 static int value_take(const char *key, const char *value, struct cli_mount_options *options, char *err)
 {
@@ -146,6 +163,10 @@ static int value_take(const char *key, const char *value, struct cli_mount_optio
         options->recall_timeout_ms = seconds * 1000;
         return 0;
     }
+    if (strcmp(key, "revalidate") == 0)
+        return revalidate_take(value, options, err);
+    if (strcmp(key, "watch") == 0)
+        return watch_take(value, options, err);
     if (strcmp(key, "workers") == 0)
         return number_parse(value, 1, WORKERS_MAX, &options->workers) == 0 ? 0 : fail(err, "workers=%.40s: give a number, 1 to %d", value, WORKERS_MAX);
     if (strcmp(key, "locks") == 0) {
@@ -174,6 +195,8 @@ static int word_take(const char *word, struct cli_mount_options *options, char *
         options->uring = FS_URING_OFF;
     else if (strcmp(word, "noepoch") == 0)
         options->names_plain = true;
+    else if (strcmp(word, "watch") == 0)
+        options->watch = FS_WATCH_AUTO;
     else if (strcmp(word, "debug") == 0)
         options->debug = true;
     else if (strcmp(word, "auto_unmount") == 0)

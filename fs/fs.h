@@ -11,7 +11,10 @@
 #include "origin.h"
 #include "persist.h"
 
+enum fs_watch_kind { FS_WATCH_NONE = 0, FS_WATCH_AUTO = 1, FS_WATCH_FANOTIFY = 2, FS_WATCH_INOTIFY = 3 };
 enum fs_uring { FS_URING_AUTO = 0, FS_URING_OFF = 1, FS_URING_ON = 2 };
+
+#define FS_REVALIDATE_NEVER UINT32_MAX
 
 struct fs_config {
     const char   *mountpoint;    /* absolute                                                     */
@@ -24,6 +27,8 @@ struct fs_config {
     bool          foreground;
     bool          debug;         /* FUSE messages to stderr                                      */
     enum fs_uring uring;
+    enum fs_watch_kind watch;    /* be told of changes of the origin from outside                */
+    uint32_t      revalidate_ms; /* OPEN asks the origin unless it did so less than this ago; 0: always, FS_REVALIDATE_NEVER */
     unsigned      recall_timeout_ms;
     unsigned      workers_max;   /* 0: default                                                   */
 };

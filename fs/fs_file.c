@@ -31,6 +31,8 @@ void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_opens, 1);
+    if (fs_outside_open(req, ino, fi))
+        return;
     fs_open_flags(fs, ino, fi);
     fuse_reply_open(req, fi);
 }
@@ -92,6 +94,7 @@ static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
 
     recall.arg = first << 32 | (count >= UINT32_MAX ? UINT32_MAX : count);
+    fs_outside_settle(fs, lock);
     int result = fs_ref(fs, call->ino, &ref);
     if (result == 0)
         result = lock_recall_all(fs->lock, &recall, 1, 0);

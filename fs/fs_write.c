@@ -153,8 +153,9 @@ static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     struct cache_attr  attr;
     struct origin_ref  ref;
     bool               append = (call->fi.flags & O_APPEND) && !call->fi.writepage;
-    int                result = fs_attr_now(fs, call->ino, &attr);
 
+    fs_outside_settle(fs, lock);
+    int result = fs_attr_now(fs, call->ino, &attr);
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref);
     while (result == 0) {

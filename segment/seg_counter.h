@@ -10,7 +10,8 @@
     X(recalls_sent) X(recalls_served) X(recall_rounds) X(doorbells_rung) X(doorbells_suppressed) X(items_merged)         \
     X(inbox_full) X(lock_waits) X(lock_handoffs) X(origin_reads) X(origin_read_bytes) X(origin_writes)                   \
     X(origin_write_bytes) X(origin_meta_ops) X(checksum_errors) X(fences) X(epoch_bumps) X(requests_inline)              \
-    X(requests_queued) X(prunes) X(slipped_writes) X(listing_hits) X(listing_misses) X(opens) X(releases)
+    X(requests_queued) X(prunes) X(slipped_writes) X(listing_hits) X(listing_misses) X(opens) X(releases)       \
+    X(outside_changes) X(watch_events) X(watch_overflows)
 
 enum seg_counter {
 #define X(name) SEG_COUNTER_##name,

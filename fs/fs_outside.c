@@ -251,7 +251,10 @@ static int path_check(struct fs *fs, uint64_t id)
     bool moved = false; /* the way led elsewhere, or nowhere */
     for (unsigned i = 0; i < count && result == 0; i++) {
         uint64_t child = 0;
-        int      changed = fs_outside_check(fs, step[i].id);
+        if (fs_node_get(fs, step[i].id) != 0) /* a directory above may be one that this kernel has forgotten */
+            continue;
+        int changed = fs_outside_check(fs, step[i].id);
+        fs_node_put(fs, step[i].id, 1);
         is_checked(fs, step[i].id);
         if (changed != 1)
             continue;

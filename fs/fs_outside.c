@@ -13,7 +13,8 @@
  * If this member dies while it settles: the lock word says WRITING, and recovery drops everything of the inode.
  *
  * Who looks:
- *   OPEN              at the inode, and at the directories above it as far as their names are known here: a name that leads elsewhere now is answered ESTALE, and the kernel walks the path anew
+ *   OPEN              at the inode, and at the directories above it as far as their names are known here: a name that leads elsewhere now is answered ESTALE,
+ *                     and the kernel walks the path anew
  *                     with LOOKUP_REVAL, once; so is the OPEN that finds that a file has lost its last name (who comes by /proc/self/fd gets in then)
  *   every change      at what it is about to change: it publishes the origin's times afterwards, which would hide what was changed before
  *   the watch         at what the origin's watch names (fs_watch.c)
@@ -206,7 +207,8 @@ static bool is_without_name(struct fs *fs, uint64_t id)
 }
 
 /*
- * ESTALE makes the kernel walk the path once more, with each name looked up anew; a second ESTALE would reach the program. What that walk finds was there after the call began, and is right whatever
+ * ESTALE makes the kernel walk the path once more, with each name looked up anew; a second ESTALE would reach the program. What that walk finds was there
+ * after the call began, and is right whatever
  * has happened since. So the next OPEN of a thread that was just answered so is let in. The slot may be another thread's: then one of the two sees the old file or ESTALE.
  */
 static bool is_second_walk(struct fs *fs, pid_t thread)

@@ -2,10 +2,14 @@
 /*
  * fs_watch.c - what the origin's watch tells, acted upon: -o watch.
  *
- * One thread. It reads what there is, forgets at once what the cache does not know (which most of a file system is), and notes the rest: nodes in a list, names in another. After GATHER_MS, or when the lists are full, it carries
- * them out, each once: many writes to one file are one look. A node is looked at as OPEN does (fs_outside_check). A name is looked up at the origin and compared with what the cache has: the same: somebody's
- * own change, which all kernels have been told of; otherwise, or when the cache does not know it any more (a kernel may), under the directory's write lock the others' kernels are recalled for that name, the cache is put right, and
- * the own kernel follows. Many names of one directory: all of its names at once. A directory's times must not be taken for the truth about a name that waits in the list: names are compared one by one.
+ * One thread. It reads what there is, forgets at once what the cache does not know (which most of a file system is), and notes the rest: nodes in a list,
+ * names in another. After GATHER_MS, or when the lists are full, it carries
+ * them out, each once: many writes to one file are one look. A node is looked at as OPEN does (fs_outside_check). A name is looked up at the origin and
+ * compared with what the cache has: the same: somebody's
+ * own change, which all kernels have been told of; otherwise, or when the cache does not know it any more (a kernel may), under the directory's write lock the
+ * others' kernels are recalled for that name, the cache is put right, and
+ * the own kernel follows. Many names of one directory: all of its names at once. A directory's times must not be taken for the truth about a name that waits
+ * in the list: names are compared one by one.
  *
  * Everything is looked at when the watch begins (who has watched until now?), and when the queue ran over.
  *

@@ -17,11 +17,13 @@
  *
  * Own pages. The kernel puts the new bytes into its page before it sends the WRITE. If that page is recalled while the WRITE waits here and then read again (by a fault of a mapping,
  * say), the kernel holds the old bytes, would show them after the write has returned, and would even write them back if the mapping is stored to. So where a
- * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried out: what a mapping has dirtied comes
+ * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried
+ * out: what a mapping has dirtied comes
  * first, then the write. READs that come after the lock was taken wait until it is released (lock_read_begin_page).
  *
  * Direct I/O (files opened with O_APPEND, O_DIRECT, and all of a mount with cache=shared) leaves nothing in the kernel's page cache, but pages of a mapping may be there. The kernel
- * writes those of the range back and drops them before it sends the WRITE, and, by its version, not again afterwards; one that faults in between would stay old. So from the open on READs of such files mark
+ * writes those of the range back and drops them before it sends the WRITE, and, by its version, not again afterwards; one that faults in between would stay
+ * old. So from the open on READs of such files mark
  * their regions (fs_open_flags), and the WRITE recalls its own kernel as above.
  *
  * O_APPEND is placed at the true end; pages the kernel put at a stale end are taken back from it before the answer. The kernel may cut a buffered write into several

@@ -2,11 +2,13 @@
 /*
  * origin_inotify.c - the watch where fanotify cannot be had: one inotify watch for each directory.
  *
- * A directory is watched first and read afterwards, so a directory that is made meanwhile is either read or told. A directory that comes in (made or moved there) is walked when that is told; what it
+ * A directory is watched first and read afterwards, so a directory that is made meanwhile is either read or told. A directory that comes in (made or moved
+ * there) is walked when that is told; what it
  * holds may have been read, and changed, before it was watched: so all of it is told as changed. One that is moved keeps its watch, and its reference.
  * Directories that were moved out of the tree go on being watched; what is told of them concerns nobody.
  *
- * When the queue has run over, the whole tree is walked again: directories may have come in unseen. No watch left for a new directory (ENOSPC): from then on that one is not watched, which is
+ * When the queue has run over, the whole tree is walked again: directories may have come in unseen. No watch left for a new directory (ENOSPC): from then on
+ * that one is not watched, which is
  * said once, as ORIGIN_WATCH_ALL, and again with each walk.
  */
 #include "origin_watch_private.h"

@@ -2,8 +2,10 @@
 /*
  * origin_watch.c - the watch by fanotify, and what both kinds share. inotify is in origin_inotify.c.
  *
- * One mark on the file system brings the events of everything on it, so what has nothing to do with us must cost little. An event names nodes by handles; a reference is a handle and an identity, which
- * costs an open and a statx. A node's handle never comes to mean another node, so handles and their references are remembered (`memo`, a table in which newer ones overwrite older ones), and whoever listens finds by the
+ * One mark on the file system brings the events of everything on it, so what has nothing to do with us must cost little. An event names nodes by handles; a
+ * reference is a handle and an identity, which
+ * costs an open and a statx. A node's handle never comes to mean another node, so handles and their references are remembered (`memo`, a table in which newer
+ * ones overwrite older ones), and whoever listens finds by the
  * reference whether it knows the node. A handle that leads nowhere any more, and is not remembered, is told by its name only.
  *
  * If we die here, the kernel closes the queue; nothing of this is shared.

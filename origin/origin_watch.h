@@ -7,7 +7,8 @@
  * Neither tells of stores through a mapping before the file is closed, nor of what another machine does to a network file system. fanotify does not see file systems mounted
  * beneath the directory.
  *
- * What is told is where to look, never what has happened: look at the node or the name. Something may be told that is outside the directory, or of which nothing has changed. When the kernel's
+ * What is told is where to look, never what has happened: look at the node or the name. Something may be told that is outside the directory, or of which
+ * nothing has changed. When the kernel's
  * queue ran over, or the watch cannot tell, everything may have changed (ORIGIN_WATCH_ALL).
  */
 #ifndef HEARTH_ORIGIN_WATCH_H
@@ -34,7 +35,8 @@ typedef void (*origin_watch_fn)(void *arg, const struct origin_watch_event *even
 struct origin_watch;
 
 /*
- * From its return on, changes are kept for origin_watch_read(). AUTO: fanotify, else inotify. With inotify it goes through the whole tree, and may call fn. -EPERM or -EOPNOTSUPP: fanotify cannot be had here;
+ * From its return on, changes are kept for origin_watch_read(). AUTO: fanotify, else inotify. With inotify it goes through the whole tree, and may call fn.
+ * -EPERM or -EOPNOTSUPP: fanotify cannot be had here;
  * -ENOSPC, -EMFILE: fs.inotify.max_user_watches or max_user_instances is too low; -ENOMEM.
  */
 int  origin_watch_open(struct origin *origin, enum origin_watch_kind kind, origin_watch_fn fn, void *arg, struct origin_watch **out);

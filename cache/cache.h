@@ -51,6 +51,7 @@ struct cache_inode *cache_inode_at(const struct cache *cache, uint64_t id);
  * When no inode is free, reclaims (cache_reclaim_inodes); -ENOSPC when all are in use. The root is found by its ref after cache_root_set(). The found inode may be
  * reclaimed by others unless pinned: pin_known sets the own bit in `known` before it returns (then cache_known_drop() when not needed). */
 int  cache_inode_intern(struct cache *cache, const void *ref, bool pin_known, uint64_t *id, bool *created);
+int  cache_inode_find(struct cache *cache, const void *ref, uint64_t *id); /* as intern, but makes none, and pins none: -ENODATA */
 /* First member with the origin tells who the root is; later ones must agree: -EXDEV when another directory is cached here. */
 int  cache_root_set(struct cache *cache, const void *ref);
 int  cache_ref_get(const struct cache *cache, uint64_t id, void *ref); /* copies CACHE_REF_BYTES; -ESTALE */
@@ -163,6 +164,8 @@ struct cache_name_change {
 };
 int  cache_names_publish(struct cache *cache, const struct cache_name_change *change, unsigned count, const uint64_t dir[2],
                          const struct cache_attr *dir_attr[2]);
+/* All names of a directory are not known from now on; goes through all names there are. Under the write lock, after its version was moved (cache_names_publish with no change). */
+void cache_names_forget(struct cache *cache, uint64_t dir);
 /* A record that carries the name through a recall: found or made (child UNKNOWN), pinned. *arg is for WORK_RECALL_NAME. -ENOMEM: recall all names instead. */
 int  cache_name_pin(struct cache *cache, uint64_t dir, const char *name, size_t length, uint64_t *arg);
 void cache_name_unpin(struct cache *cache, uint64_t arg);

@@ -410,6 +410,11 @@ int cache_inode_intern(struct cache *cache, const void *ref, bool pin_known, uin
     return rc == -ESTALE ? -EIO : rc; /* -ESTALE of the chain: this member has been fenced */
 }
 
+int cache_inode_find(struct cache *cache, const void *ref, uint64_t *id)
+{
+    return intern_find(cache, cache_ref_hash(ref), ref, false, id) == 0 ? 0 : -ENODATA;
+}
+
 /* The reference is complete when CACHE_REF_SET says so; linking is repeated by every caller, so that a first one that died half-way does no harm. */
 int cache_root_set(struct cache *cache, const void *ref)
 {

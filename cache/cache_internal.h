@@ -171,7 +171,6 @@ void cache_publish_exit(struct cache *cache, struct cache_inode *inode);
 uint64_t cache_name_hash(uint64_t dir, const char *name, size_t length);
 /* Bytes of a name record, terminated; -EUCLEAN when the record makes no sense. [epoch] */
 int  cache_name_bytes(const struct cache *cache, const struct cache_name *record, char name[256]);
-void cache_names_forget(struct cache *cache, uint64_t dir); /* every name of the directory becomes UNKNOWN; walks the pool; outside epochs */
 uint32_t cache_names_evict(struct cache *cache, uint32_t want); /* clock; outside epochs; returns records retired */
 
 /* ---- listings ---- */

@@ -56,9 +56,11 @@ struct cli_mount_options {
     uint64_t      size_bytes;            /* 0: default */
     unsigned      recall_timeout_ms;     /* 0: default */
     unsigned      workers;
+    uint32_t      revalidate_ms;         /* 0: at each open; FS_REVALIDATE_NEVER */
     enum fs_atime_policy atime;
-    bool          read_only, locks_none, names_plain, debug;
+    bool          read_only, locks_none, cache_shared, names_plain, debug;
     enum fs_uring uring;
+    enum fs_watch_kind watch;
 };
 /* Takes the options of one -o. 0, or -EINVAL with one line in err. */
 int cli_options_parse(const char *text, struct cli_mount_options *options, char err[SEG_ERR_BYTES]);

@@ -55,6 +55,7 @@ struct look {
     char        name[SEG_NAME_MAX], mountpoint[256], uuid[UUID_TEXT];
     const char *state;
     uint32_t    incarnation, pid;
+    const char *watch; /* fanotify, inotify, none */
     bool        has_origin, is_alive;
     int64_t     joined_sec;
 };
@@ -70,6 +71,7 @@ static bool member_look(const struct seg *seg, unsigned slot, struct look *look)
     look->is_alive = state != SEG_PARKED && !seg_member_is_dead(seg, slot);
     look->pid = member->pid;
     look->has_origin = member->flags & SEG_MEMBER_HAS_ORIGIN;
+    look->watch = !look->is_alive ? "none" : member->flags & SEG_MEMBER_WATCH_FANOTIFY ? "fanotify" : member->flags & SEG_MEMBER_WATCH_INOTIFY ? "inotify" : "none";
     look->joined_sec = (int64_t)member->joined_sec;
     cli_text_copy(look->name, member->name, sizeof look->name);
     cli_text_copy(look->mountpoint, member->mountpoint, sizeof look->mountpoint);
@@ -108,6 +110,7 @@ struct json_object *cli_look_members(const struct seg *seg)
         json_object_object_add(member, "state", json_object_new_string(look.state));
         json_object_object_add(member, "alive", json_object_new_boolean(look.is_alive));
         json_object_object_add(member, "origin", json_object_new_boolean(look.has_origin));
+        json_object_object_add(member, "watch", json_object_new_string(look.watch));
         json_object_object_add(member, "mountpoint", json_object_new_string(look.mountpoint));
         json_object_object_add(member, "pid", number(look.pid));
         json_object_object_add(member, "uuid", json_object_new_string(look.uuid));
@@ -155,6 +158,21 @@ static struct json_object *pool_of(uint64_t total, uint64_t unused)
     return pool;
 }
 
+/* The watch of the origin: of the members that have one, those of the better kind are named. */
+static const char *watch_of(const struct seg *seg, uint64_t *events, uint64_t *overflows)
+{
+    const char *kind = "none";
+    *events = *overflows = 0;
+    for (unsigned slot = 0; slot < SEG_MEMBERS_MAX; slot++) {
+        struct look look;
+        *events += seg_counter_read(seg, slot, SEG_COUNTER_watch_events);
+        *overflows += seg_counter_read(seg, slot, SEG_COUNTER_watch_overflows);
+        if (member_look(seg, slot, &look) && strcmp(look.watch, "none") != 0 && strcmp(kind, "fanotify") != 0)
+            kind = look.watch;
+    }
+    return kind;
+}
+
 struct json_object *cli_look_status(const struct seg *seg, const struct cache *cache)
 {
     const struct seg_super *super = seg_super(seg);
@@ -187,6 +205,12 @@ struct json_object *cli_look_status(const struct seg *seg, const struct cache *c
     struct json_object *status = json_object_new_object();
     json_object_object_add(status, "segment", segment);
     json_object_object_add(status, "members", cli_look_members(seg));
+    uint64_t            events, overflows;
+    struct json_object *watch = json_object_new_object();
+    json_object_object_add(watch, "kind", json_object_new_string(watch_of(seg, &events, &overflows)));
+    json_object_object_add(watch, "events", number(events));
+    json_object_object_add(watch, "overflows", number(overflows));
+    json_object_object_add(status, "watch", watch);
     json_object_object_add(status, "counters", counters_of(seg, 0, SEG_MEMBERS_MAX));
     return status;
 }
@@ -236,6 +260,9 @@ void cli_look_status_print(const struct seg *seg, const struct cache *cache)
     pool_print("inodes", usage.inodes, usage.inodes_free);
     pool_print("names", usage.names, usage.names_free);
     pool_print("chunks", usage.chunks, usage.chunks_free);
+    uint64_t    events, overflows;
+    const char *kind = watch_of(seg, &events, &overflows);
+    printf("  watch of the origin: %s, %" PRIu64 " events, %" PRIu64 " overflows\n", kind, events, overflows);
     putchar('\n');
     cli_look_members_print(seg);
     counters_print(seg);

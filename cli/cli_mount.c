@@ -36,6 +36,12 @@ static const char mount_doc[] =
     "  recall_timeout=SEC   a member that is silent for so long is cut off (30)\n"
     "  state_dir=DIR        where members remember their place\n"
     "                       (default " CLI_STATE_DIR ")\n"
+    "  revalidate=open|never|SEC\n"
+    "                       look at each open (default), or when SEC seconds have\n"
+    "                       passed, whether SOURCE was changed from outside\n"
+    "  watch[=fanotify|inotify]\n"
+    "                       see changes of SOURCE from outside within 0.1 s, in\n"
+    "                       all members; one member that does so is enough\n"
     "  uring, nouring       insist on FUSE over io_uring, or do without\n"
     "                       (default: use it where it is there)\n"
     "  noepoch              no epoch notification, as on kernels before 6.16\n"
@@ -43,7 +49,8 @@ static const char mount_doc[] =
     "  debug                print every FUSE message (implies -f)\n"
     "  noatime, nodiratime, relatime, strictatime\n"
     "                       when reading moves access times (default: relatime)\n"
-    "  cache=kernel         what the kernel may cache; the only way yet\n"
+    "  cache=kernel|shared  shared: file data is kept once per host, in the\n"
+    "                       segment, and not in this mount's kernel as well\n"
     "  write=through        writes reach SOURCE at once; the only way yet\n"
     "  and as for any file system: suid nosuid dev nodev exec noexec sync dirsync\n"
     "  max_read= fsname=\n"
@@ -227,9 +234,9 @@ static int serve(struct mounting *mounting)
     fsname_escape(options->fsname[0] ? options->fsname : mounting->source, fsname, sizeof fsname);
     struct fs_config config = {
         .mountpoint = mounting->mountpoint, .fuse_options = options->fuse[0] ? options->fuse : NULL,
-        .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none,
+        .fsname = fsname, .read_only = options->read_only, .locks_none = options->locks_none, .cache_shared = options->cache_shared,
         .names_plain = options->names_plain, .foreground = mounting->args->foreground, .debug = options->debug, .atime = options->atime, .uring = options->uring,
-        .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers,
+        .recall_timeout_ms = options->recall_timeout_ms, .workers_max = options->workers, .revalidate_ms = options->revalidate_ms, .watch = options->watch,
     };
     return fs_serve(&config, &mounting->session, mounting->origin, ready, mounting, mounting->err);
 }
@@ -303,6 +310,8 @@ static int mount_run(struct mount_args *args)
 
     if (cli_place_check(args->source, args->mountpoint, mounting.source, mounting.mountpoint, mounting.err) != 0)
         return cli_error(CLI_FAILED, "mount: %s", mounting.err);
+    if (args->options.cache_shared && args->options.locks_none)
+        return cli_error(CLI_USAGE, "mount: cache=shared needs to be told of opens, and locks=none keeps them from being sent; give one of the two");
     code = segment_name(&mounting);
     if (code == 0)
         code = state_dir_absolute(&args->options);

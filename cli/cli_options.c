@@ -15,7 +15,7 @@
 
 #include "cli.h"
 
-enum { RECALL_TIMEOUT_MAX_S = 3600, WORKERS_MAX = 48 /* each thread needs an epoch slot, see SEG_THREADS_MAX */ };
+enum { RECALL_TIMEOUT_MAX_S = 3600, REVALIDATE_MAX_S = 86400, WORKERS_MAX = 48 /* each thread needs an epoch slot, see SEG_THREADS_MAX */ };
 
 /* Known and without a meaning here: mount(8), fstab(5), systemd, or what is so anyway. */
 static const char *const ignored[] = {
@@ -114,6 +114,31 @@ static int fuse_add(struct cli_mount_options *options, const char *option, char 
     return 0;
 }
 
+static int cache_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    if (strcmp(value, "kernel") != 0 && strcmp(value, "shared") != 0)
+        return fail(err, "cache=%.40s: choose cache=kernel (default) or cache=shared (file data only in the segment, once per host)", value);
+    options->cache_shared = strcmp(value, "shared") == 0;
+    return 0;
+}
+
+static int watch_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    if (strcmp(value, "fanotify") != 0 && strcmp(value, "inotify") != 0)
+        return fail(err, "watch=%.40s: write watch (the better of both), watch=fanotify or watch=inotify", value);
+    options->watch = strcmp(value, "fanotify") == 0 ? FS_WATCH_FANOTIFY : FS_WATCH_INOTIFY;
+    return 0;
+}
+
+static int revalidate_take(const char *value, struct cli_mount_options *options, char *err)
+{
+    unsigned seconds = 0;
+    if (strcmp(value, "never") != 0 && strcmp(value, "open") != 0 && number_parse(value, 1, REVALIDATE_MAX_S, &seconds) != 0)
+        return fail(err, "revalidate=%.40s: choose revalidate=open (default), revalidate=never, or seconds, 1 to %d", value, REVALIDATE_MAX_S);
+    options->revalidate_ms = strcmp(value, "never") == 0 ? FS_REVALIDATE_NEVER : seconds * 1000;
+    return 0;
+}
+
 /* KEY=VALUE of ours; 1: not ours. */
 static int value_take(const char *key, const char *value, struct cli_mount_options *options, char *err)
 {
@@ -137,6 +162,10 @@ static int value_take(const char *key, const char *value, struct cli_mount_optio
         options->recall_timeout_ms = seconds * 1000;
         return 0;
     }
+    if (strcmp(key, "revalidate") == 0)
+        return revalidate_take(value, options, err);
+    if (strcmp(key, "watch") == 0)
+        return watch_take(value, options, err);
     if (strcmp(key, "workers") == 0)
         return number_parse(value, 1, WORKERS_MAX, &options->workers) == 0 ? 0 : fail(err, "workers=%.40s: give a number, 1 to %d", value, WORKERS_MAX);
     if (strcmp(key, "locks") == 0) {
@@ -146,7 +175,7 @@ static int value_take(const char *key, const char *value, struct cli_mount_optio
         return 0;
     }
     if (strcmp(key, "cache") == 0)
-        return strcmp(value, "kernel") == 0 ? 0 : fail(err, "cache=%.40s: only cache=kernel exists yet; leave the option out", value);
+        return cache_take(value, options, err);
     if (strcmp(key, "write") == 0)
         return strcmp(value, "through") == 0 ? 0 : fail(err, "write=%.40s: only write=through exists yet; leave the option out", value);
     return 1;
@@ -176,6 +205,8 @@ static int word_take(const char *word, struct cli_mount_options *options, char *
     else if (strcmp(word, "relatime") == 0 || strcmp(word, "atime") == 0 || strcmp(word, "diratime") == 0 || strcmp(word, "norelatime") == 0 ||
              strcmp(word, "nostrictatime") == 0)
         options->atime = FS_ATIME_RELATIVE;
+    else if (strcmp(word, "watch") == 0)
+        options->watch = FS_WATCH_AUTO;
     else if (strcmp(word, "debug") == 0)
         options->debug = true;
     else if (strcmp(word, "auto_unmount") == 0)

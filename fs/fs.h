@@ -13,7 +13,10 @@
 
 /* When reading moves access times: as relatime does; likewise, but not those of directories; at every read that is seen; never. */
 enum fs_atime_policy { FS_ATIME_RELATIVE = 0, FS_ATIME_NOT_OF_DIRS = 1, FS_ATIME_STRICT = 2, FS_ATIME_NEVER = 3 };
+enum fs_watch_kind { FS_WATCH_NONE = 0, FS_WATCH_AUTO = 1, FS_WATCH_FANOTIFY = 2, FS_WATCH_INOTIFY = 3 };
 enum fs_uring { FS_URING_AUTO = 0, FS_URING_OFF = 1, FS_URING_ON = 2 };
+
+#define FS_REVALIDATE_NEVER UINT32_MAX
 
 struct fs_config {
     const char   *mountpoint;    /* absolute                                                     */
@@ -21,11 +24,14 @@ struct fs_config {
     const char   *fsname;        /* shown by mount(8)                                            */
     bool          read_only;
     bool          locks_none;    /* -o locks=none: open and close cost no message                */
+    bool          cache_shared;  /* -o cache=shared: direct I/O, the kernel keeps no file data but what is mapped; not with locks_none */
     bool          names_plain;   /* -o noepoch: never use the epoch notification (as on kernels before 6.16) */
     bool          foreground;
     bool          debug;         /* FUSE messages to stderr                                      */
     enum fs_atime_policy atime;
     enum fs_uring uring;
+    enum fs_watch_kind watch;    /* be told of changes of the origin from outside                */
+    uint32_t      revalidate_ms; /* OPEN asks the origin unless it did so less than this ago; 0: always, FS_REVALIDATE_NEVER */
     unsigned      recall_timeout_ms;
     unsigned      workers_max;   /* 0: default                                                   */
 };

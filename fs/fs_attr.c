@@ -303,7 +303,9 @@ static int setattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref r
 {
     struct cache_attr  old;
     struct lock_recall recall = {.ref = ref, .kind = WORK_RECALL_DATA, .arg = 0, .own_later = call->set & ORIGIN_SET_SIZE ? own_later : NULL};
-    int                result = fs_attr_now(fs, call->ino, &old);
+
+    fs_outside_settle(fs, ref);
+    int result = fs_attr_now(fs, call->ino, &old);
     if (result != 0)
         return result;
     if ((call->set & ORIGIN_SET_SIZE) && (uint64_t)call->attr.st_size < old.size_bytes)

@@ -22,8 +22,8 @@
 #include "fs_internal.h"
 
 enum { LANE_IDLE_S = 5, DRAIN_MS = 2 /* an answer is in its page a moment after it was sent */, DRAIN_URING_MS = 20 };
-static const unsigned lane_threads[FS_LANES] = {96, 32, 48, 16};
-static const char    *lane_name[FS_LANES] = {"fetch", "turn", "change", "back"};
+static const unsigned lane_threads[FS_LANES] = {96, 32, 48, 16, 16};
+static const char    *lane_name[FS_LANES] = {"fetch", "turn", "change", "back", "check"};
 
 struct lane {
     pthread_mutex_t  mutex;
@@ -132,16 +132,29 @@ static void lane_push(struct fs *fs, struct fs_call *call, enum fs_lane which)
     pthread_attr_destroy(&attr);
 }
 
-/* A change is carried out by the receiver itself while enough others are left to receive: that spares two switches of threads. */
-static bool run_in_place(struct fs *fs, struct fs_call *call, enum fs_lane lane)
+bool fs_in_place_begin(struct fs *fs)
 {
-    if (lane != FS_LANE_CHANGE || !tls_reader)
+    if (!tls_reader)
         return false;
     if (atomic_fetch_add(&fs->in_place, 1) >= FS_IN_PLACE_MAX) {
         atomic_fetch_sub(&fs->in_place, 1);
         return false;
     }
     atomic_store(&tls_reader->in_place, true);
+    return true;
+}
+
+void fs_in_place_end(struct fs *fs)
+{
+    atomic_store(&tls_reader->in_place, false);
+    atomic_fetch_sub(&fs->in_place, 1);
+}
+
+/* A change is carried out by the receiver itself while enough others are left to receive: that spares two switches of threads. */
+static bool run_in_place(struct fs *fs, struct fs_call *call, enum fs_lane lane)
+{
+    if (lane != FS_LANE_CHANGE || !fs_in_place_begin(fs))
+        return false;
     tls_requeued = false;
     call->run(fs, call);
     if (!tls_requeued) {
@@ -151,8 +164,7 @@ static bool run_in_place(struct fs *fs, struct fs_call *call, enum fs_lane lane)
         }
         call_free(call);
     }
-    atomic_store(&tls_reader->in_place, false);
-    atomic_fetch_sub(&fs->in_place, 1);
+    fs_in_place_end(fs);
     return true;
 }
 
@@ -238,7 +250,7 @@ int fs_lanes_start(struct fs *fs, unsigned workers_max)
 /* TURN first: it gives to FETCH. What is queued is still carried out. */
 void fs_lanes_stop(struct fs *fs)
 {
-    static const enum fs_lane order[FS_LANES] = {FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANE_FETCH};
+    static const enum fs_lane order[FS_LANES] = {FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANE_CHECK, FS_LANE_FETCH};
     for (unsigned i = 0; fs->lanes && i < FS_LANES; i++) {
         struct lane *lane = &fs->lanes->lane[order[i]];
         pthread_mutex_lock(&lane->mutex);

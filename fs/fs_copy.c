@@ -58,7 +58,7 @@ static ssize_t copy_step(struct fs *fs, struct fs_call *call, const struct origi
     return result;
 }
 
-static ssize_t copy_locked(struct fs *fs, struct fs_call *call, struct lock_ref lock, struct cache_copy *copy)
+static ssize_t copy_locked(struct fs *fs, struct fs_call *call, struct lock_ref source, struct lock_ref lock, struct cache_copy *copy)
 {
     struct origin_ref  ref[2];
     struct cache_attr  attr;
@@ -66,6 +66,9 @@ static ssize_t copy_locked(struct fs *fs, struct fs_call *call, struct lock_ref 
     struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA, .arg = first << 32 | (last - first + 1)};
     size_t             done = 0;
 
+    fs_outside_settle(fs, source);
+    if (source.id != lock.id)
+        fs_outside_settle(fs, lock);
     ssize_t result = fs_ref(fs, call->other, &ref[0]);
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref[1]);
@@ -89,14 +92,14 @@ static ssize_t copy_locked(struct fs *fs, struct fs_call *call, struct lock_ref 
 
 static void change_copy(struct fs *fs, struct fs_call *call)
 {
-    struct lock_ref    lock[2] = {cache_lock_ref(fs->cache, call->other), cache_lock_ref(fs->cache, call->ino)}, target = lock[1];
+    struct lock_ref    lock[2] = {cache_lock_ref(fs->cache, call->other), cache_lock_ref(fs->cache, call->ino)}, source = lock[0], target = lock[1];
     struct cache_copy *copy = malloc(sizeof *copy);
     ssize_t            result = !copy ? -ENOMEM : lock[0].words && lock[1].words ? 0 : -ESTALE;
 
     if (result == 0)
         result = lock_write_acquire_set(fs->lock, lock, 2, NULL, NULL);
     if (result == 0) {
-        result = copy_locked(fs, call, target, copy);
+        result = copy_locked(fs, call, source, target, copy);
         lock_write_release_set(fs->lock, lock, 2);
     }
     free(copy);

@@ -9,12 +9,16 @@
 
 #include "fs_internal.h"
 
-void fs_open_flags(struct fuse_file_info *fi)
+/* Who writes past the page cache may have mapped pages there: READs of those are noted from now on (fs_write.c, "Own pages"). */
+void fs_open_flags(struct fs *fs, uint64_t ino, struct fuse_file_info *fi)
 {
     static _Atomic uint64_t opened;
+    struct fs_node         *node = fs_node_at(fs, ino);
     fi->fh = atomic_fetch_add_explicit(&opened, 1, memory_order_relaxed) + 1; /* whose locks go with RELEASE */
-    fi->keep_cache = 1;                               /* coherent by recall, not by reopening           */
-    fi->direct_io = (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c        */
+    fi->keep_cache = 1;                                                              /* coherent by recall, not by reopening    */
+    fi->direct_io = fs->config.cache_shared || (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c */
+    if (node && (fi->direct_io || (fi->flags & O_DIRECT)) && (fi->flags & O_ACCMODE) != O_RDONLY)
+        atomic_store(&node->shared, 1);
 }
 
 void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -29,7 +33,9 @@ void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_opens, 1);
-    fs_open_flags(fi);
+    if (fs_outside_open(req, ino, fi))
+        return;
+    fs_open_flags(fs, ino, fi);
     fuse_reply_open(req, fi);
 }
 
@@ -107,6 +113,7 @@ static int fallocate_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
 
     recall.arg = first << 32 | (count >= UINT32_MAX ? UINT32_MAX : count);
+    fs_outside_settle(fs, lock);
     int result = fs_ref(fs, call->ino, &ref);
     if (result == 0)
         result = lock_recall_all(fs->lock, &recall, 1, 0);
@@ -233,7 +240,7 @@ static void change_tmpfile(struct fs *fs, struct fs_call *call)
         return;
     }
     fs_entry_fill(id, &attr, 0, &entry);
-    fs_open_flags(&call->fi);
+    fs_open_flags(fs, id, &call->fi);
     if (fuse_reply_create(call->req, &entry, &call->fi) != 0)
         fs_node_put(fs, id, 1);
 }

@@ -12,6 +12,8 @@
  * remembers when, by a hash of inode and page, until the page is dropped: that waits for its lock, so the answer was in it. Pages that share a slot may be taken for one another; then
  * somebody waits a moment longer, no more.
  *
+ * Direct I/O holds no page of the file, neither its READs nor its WRITEs (fs_is_direct): it is not registered.
+ *
  * Pages are "held" while a READ that is not answered before a writer is done, or the write-back that is that writer, has them locked or under write-back: they are left out.
  *
  * One list under one mutex; it holds what is in flight at this moment, seldom more than a few.
@@ -102,13 +104,13 @@ void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size)
     return entry;
 }
 
-void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks)
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size)
 {
     uint64_t        first = off / CACHE_PAGE, last = (off + (size ? size - 1 : 0)) / CACHE_PAGE;
     struct fs_node *node = fs_node_at(fs, id);
     if (first == last)
         answered_now(id, first);
-    if (!locks || !node || !atomic_load(&node->writes))
+    if (!node || !atomic_load(&node->writes))
         return;
     pthread_mutex_lock(&mutex);
     for (struct inflight *entry = all; entry; entry = entry->next) {

@@ -23,19 +23,21 @@ enum { FS_IOV_MAX = 264, FS_LOCKS = 6, FS_STRIPES = 64, FS_READERS = 4, FS_IN_PL
  *   CHANGE writes and changes of names: may wait for locks and for recalls of others
  *   BACK   write-back of mapped pages, truncates: a recall may be waiting for them, so they slip past a lock they cannot have, and none waits behind
  *          another for long
+ *   CHECK  OPENs that look whether the origin was changed from outside: they may wait for locks, recalls and the own kernel; nobody waits for them
  */
-enum fs_lane { FS_LANE_FETCH, FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANES };
+enum fs_lane { FS_LANE_FETCH, FS_LANE_TURN, FS_LANE_CHANGE, FS_LANE_BACK, FS_LANE_CHECK, FS_LANES };
 
 struct fs_node { /* what this daemon knows of an inode, by index; the kernel's count of references */
     _Atomic uint64_t lookups;
-    _Atomic uint16_t reads;  /* READs between their arrival and the end of their reply               */
+    _Atomic uint16_t reads;  /* READs of pages, between their arrival and the end of their reply     */
     _Atomic uint16_t backs;  /* WRITEs of mapped pages, likewise                                     */
     _Atomic uint16_t slips;  /* requests that are being carried out past somebody's lock             */
-    _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once          */
+    _Atomic uint16_t shared; /* its pages have been recalled from this kernel at least once, or it is written past its page cache */
     _Atomic uint16_t writes; /* WRITEs of write() between their arrival and just before their reply  */
     _Atomic uint16_t lists;  /* READDIRs between their arrival and their reply                       */
     _Atomic uint16_t atime_noted; /* its access time is to be moved: fs_atime.c                       */
     _Atomic uint32_t locked; /* this member may have locks of applications on it: a count of their marks; 0: it has none */
+    _Atomic uint32_t checked_ms; /* when an OPEN has last looked at the origin; 0: not yet                  */
     _Atomic uint64_t reread; /* regions READ since then: bit fs_region_bit(); see fs_write.c, "Own pages" */
 };
 
@@ -54,6 +56,7 @@ static inline uint64_t fs_region_mask(uint64_t first_page, uint64_t last_page)
 struct fs_lanes;
 struct fs_notify;
 struct fs_locks;
+struct fs_watch;
 
 struct fs {
     struct fs_config        config;
@@ -71,6 +74,7 @@ struct fs {
     struct fs_notify       *notify;
     struct fs_atime        *atime;   /* NULL: access times are not moved */
     struct fs_locks        *locks;
+    struct fs_watch        *watch; /* NULL: none */
     bool                    epoch_ok; /* the kernel knows FUSE_NOTIFY_INC_EPOCH */
     bool                    prune_ok; /* and FUSE_NOTIFY_PRUNE                  */
     bool                    uring_on;
@@ -81,6 +85,7 @@ struct fs {
         _Atomic bool     in_read;  /* in the kernel for the next one     */
         _Atomic bool     in_place; /* carrying out a change itself       */
     } reader_state[FS_READERS];
+    _Atomic uint64_t        revalidating[64]; /* threads whose OPEN was answered ESTALE: id << 32 | when (fs_outside.c) */
     _Atomic unsigned        reader_next, in_place; /* in_place: receivers that are carrying out a change */
     unsigned                reader_count;
 };
@@ -126,6 +131,9 @@ void fs_call_turn(struct fs *fs, struct fs_call *call, uint64_t id);
 void fs_call_round(struct fs *fs, struct fs_call *call);
 bool fs_lane_crowded(struct fs *fs, enum fs_lane lane); /* others wait behind, and no thread can be added */
 bool fs_back_crowded(void *fs);                         /* the same of lane BACK, as a stop function */
+/* May this receiver do something that asks the origin, where it stands? Only while enough others receive; then fs_in_place_end follows. */
+bool fs_in_place_begin(struct fs *fs);
+void fs_in_place_end(struct fs *fs);
 int  fs_lanes_start(struct fs *fs, unsigned workers_max);
 void fs_lanes_stop(struct fs *fs);
 void fs_lanes_free(struct fs *fs); /* when no thread can queue a call any more */
@@ -156,6 +164,17 @@ static inline struct fs_node *fs_node_at(struct fs *fs, uint64_t id)
     return index < fs->node_count ? &fs->node[index] : NULL;
 }
 
+/* ---- changes of the origin from outside (fs_outside.c) ---- */
+/* The holder of the write lock, before it recalls: 1 when somebody else had changed the node, and the cache and the others' kernels are right now (what was read of it before is old; of a directory,
+ * its names). The own kernel follows by itself. */
+int  fs_outside_settle(struct fs *fs, struct lock_ref lock);
+int  fs_outside_check(struct fs *fs, uint64_t id); /* the same for one who holds no lock and may wait: all kernels are right when it returns 1. 0, -errno */
+bool fs_outside_open(fuse_req_t req, uint64_t ino, struct fuse_file_info *fi); /* false: nothing has changed, answer it; true: it will be answered */
+
+/* -o watch (fs_watch.c). -errno as origin_watch_open. Stop before the lanes. */
+int  fs_watch_start(struct fs *fs);
+void fs_watch_stop(struct fs *fs);
+
 /* ---- requests in flight that a recall must know of (fs_inflight.c) ---- */
 /*
  * The gate between slipping and acknowledging: begin is true if this member owes an acknowledgement for `id` now, and then none is given until end. So whoever
@@ -175,8 +194,8 @@ bool     fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page, uint32_t *q
 uint32_t fs_inflight_clock(void); /* microseconds, wrapping round, never 0 */
 /* The kernel has dropped these pages, in a call that began at `started`. */
 void fs_inflight_dropped(uint64_t id, uint64_t first, uint64_t last, uint32_t started);
-/* A READ is about to be answered. locks: for certain one whose pages the kernel holds locked. */
-void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks);
+/* A READ whose pages the kernel holds locked is about to be answered. */
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* READs that wait for a writer, and write-back that holds the lock itself: nobody waits for their pages. */
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */
@@ -204,6 +223,8 @@ void fs_notify_arrived_dir(struct fs *fs, uint64_t id);   /* id 0: any directory
  * of this kernel that is still unanswered. */
 void fs_inval_data(struct fs *fs, uint64_t id, uint32_t first, uint32_t count);
 void fs_inval_later(struct fs *fs, uint64_t id); /* everything of the inode, by another thread; nobody waits for it */
+/* The own kernel drops a name (NULL: all) of the directory, its attributes and listing. The cache must be right already. wait: until it has; with no lock held. */
+void fs_names_drop_own(struct fs *fs, uint64_t dir, const char *name, bool wait);
 int  fs_kernel_notify(struct fs *fs, int code, const void *body, size_t size); /* raw notification; 0 or -errno */
 
 /* ---- access times (fs_atime.c) ---- */
@@ -235,7 +256,15 @@ void fs_entry_fill(uint64_t id, const struct cache_attr *attr, double name_secon
 double fs_name_seconds(struct fs *fs, uint64_t dir);
 int  fs_intern(struct fs *fs, const struct origin_ref *ref, bool pin, uint64_t *id);
 void fs_reply_error(fuse_req_t req, int result); /* -errno of ours to the errno the user sees (-EUCLEAN: EIO, ...) */
-void fs_open_flags(struct fuse_file_info *fi); /* what OPEN and CREATE tell the kernel */
+void fs_open_flags(struct fs *fs, uint64_t ino, struct fuse_file_info *fi); /* what OPEN and CREATE tell the kernel */
+/*
+ * Is this READ or WRITE one of direct I/O, of which the kernel keeps no page and holds none locked? The kernel names a lock owner in those, and in no request for its
+ * page cache: not in one for a fault of a mapping of the same open file either. (A thread of the kernel without files names none: then it is taken for one of pages.)
+ */
+static inline bool fs_is_direct(const struct fuse_file_info *fi)
+{
+    return fi && fi->lock_owner != 0;
+}
 static inline bool fs_stands(struct fs *fs) { return seg_self_stands(fs->seg); }
 
 /* ---- operations ---- */

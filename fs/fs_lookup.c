@@ -12,7 +12,7 @@
 
 #include "fs_internal.h"
 
-enum { LOOKUP_TRIES_MAX = 1000, INTERN_WAIT_MS = 3000 };
+enum { LOOKUP_TRIES_MAX = 1000, NAMELESS_TRIES_MAX = 12, INTERN_WAIT_MS = 3000 };
 
 double fs_name_seconds(struct fs *fs, uint64_t dir)
 {
@@ -98,7 +98,10 @@ int fs_lookup_now(struct fs *fs, uint64_t dir, const char *name, bool pin, uint6
             if (result != 0)
                 return result;
         }
-        int result = found && attr ? fs_attr_now(fs, found, attr) : 0;
+        int  result = found && attr ? fs_attr_now(fs, found, attr) : 0;
+        bool is_old = result == 0 && found && attr && !attr->nlink && tries < NAMELESS_TRIES_MAX; /* replaced from outside */
+        if (is_old)
+            result = -ESTALE;
         if (result == 0) {
             *child = found;
             return 0;
@@ -131,7 +134,7 @@ static int try_lookup(struct fs *fs, fuse_req_t req, uint64_t dir, const char *n
     struct cache_inode *inode = cache_inode_at(fs->cache, dir);
     if (inode)
         result = lock_read_begin(fs->lock, &inode->lock) == LOCK_READ_WAIT ? -EINPROGRESS : cached_child(fs, dir, name, true, &child);
-    if (result == 0 && child && cache_attr_get(fs->cache, child, &attr) != 0) {
+    if (result == 0 && child && (cache_attr_get(fs->cache, child, &attr) != 0 || !attr.nlink)) {
         fs_node_put(fs, child, 1);
         result = -ENODATA;
     }

@@ -138,10 +138,23 @@ static void release(struct change *c)
     lock_write_release_set(c->fs->lock, c->lock, c->lock_count);
 }
 
+/* Were the directories, or what the names stand for, changed from outside? Then the names may stand for something else: 1. */
+static int settle_outside(struct change *c)
+{
+    int changed = 0;
+    for (unsigned i = 0; i < c->lock_count; i++)
+        changed |= c->lock[i].id ? fs_outside_settle(c->fs, c->lock[i]) : 0;
+    return changed;
+}
+
 /* From "arrived" to "intent". 0: the caller carries it out and calls change_end; otherwise everything is undone. */
 static int change_begin(struct change *c)
 {
     int result = lock_resolved(c);
+    for (unsigned tries = 0; result == 0 && tries < RESOLVE_TRIES_MAX && settle_outside(c); tries++) {
+        lock_write_release_set(c->fs->lock, c->lock, c->lock_count);
+        result = lock_resolved(c);
+    }
     if (result != 0)
         return result;
     for (unsigned i = 0; i < 2 && result == 0; i++) {
@@ -331,8 +344,12 @@ static int create_or_find(struct fs *fs, struct fs_call *call, uint64_t *id, str
         int result = fs_lookup_now(fs, call->ino, call->name, true, id, attr);
         if (result != 0)
             return result;
-        if (*id)
+        if (*id && fs_outside_check(fs, *id) != 1)
             return 0;
+        if (*id && (result = fs_attr_now(fs, *id, attr)) != 0)
+            fs_node_put(fs, *id, 1);
+        if (*id)
+            return result;
     }
     return make_node(fs, call, id, attr);
 }
@@ -354,7 +371,7 @@ static void change_create(struct fs *fs, struct fs_call *call)
         return;
     }
     fs_entry_fill(id, &attr, fs_name_seconds(fs, call->ino), &entry);
-    fs_open_flags(&call->fi);
+    fs_open_flags(fs, id, &call->fi);
     if (fuse_reply_create(call->req, &entry, &call->fi) != 0)
         fs_node_put(fs, id, 1);
 }

@@ -38,8 +38,9 @@ int fs_node_get(struct fs *fs, uint64_t id)
 static bool known_drop(struct fs *fs, uint64_t id)
 {
     const struct cache_inode *inode = cache_inode_at(fs->cache, id);
+    bool                      unlinked = inode && (atomic_load(&inode->flags) & CACHE_UNLINKED); /* not nlink: that may be of the slot's last life */
     cache_known_drop(fs->cache, id);
-    return inode && !atomic_load(&inode->known) && !__atomic_load_n(&inode->attr.nlink, __ATOMIC_RELAXED);
+    return unlinked && !atomic_load(&inode->known);
 }
 
 static void forget_task(struct fs *fs, void *arg)

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fs_inval.h"
@@ -224,6 +225,35 @@ static void run_names(struct fs *fs, struct fs_job *job)
         all_names(fs, job->id); /* the entry below then only drains */
     drop_entry(fs, job->id, job->length ? job->name : "\001", job->length ? job->length : 1);
     fs_job_finish(fs, job);
+}
+
+static void own_names(struct fs *fs, void *arg)
+{
+    struct fs_job *job = arg;
+    run_names(fs, job);
+    fs_job_release(fs, job);
+}
+
+void fs_names_drop_own(struct fs *fs, uint64_t dir, const char *name, bool wait)
+{
+    struct timespec pause = {.tv_nsec = 50000};
+    struct fs_job  *job = fs_job_new(FS_JOB_NAMES, dir);
+    if (!job) {
+        names_without_waiting(fs, dir);
+        return;
+    }
+    if (name && strlen(name) < sizeof job->name)
+        job->length = strlen(strcpy(job->name, name));
+    job->refs = 2;
+    fs_job_publish(fs, job);
+    if (fs_notify_task(fs, own_names, job) != 0) {
+        names_without_waiting(fs, dir);
+        fs_job_finish(fs, job);
+        fs_job_release(fs, job);
+    }
+    while (wait && !fs_job_finished(fs, job))
+        nanosleep(&pause, NULL);
+    fs_job_release(fs, job);
 }
 
 static void rescue_names(struct fs *fs, void *arg)

@@ -20,14 +20,14 @@
 
 enum { READ_TRIES_MAX = 50, CLAIM_WAIT_MS = 1000, READ_TURNS_MAX = 20 };
 
-/* KEPT: in pages that the kernel holds locked until they are answered, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: the
- * kernel keeps nothing of it. UNSURE: one of a file opened with O_APPEND, which may be a fault (KEPT) or not. */
-enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED, READ_UNSURE };
+/* KEPT: in pages that the kernel holds locked until they are answered, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: direct
+ * I/O, of which the kernel keeps nothing and for which it holds no page. */
+enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED };
 
-static void reads_begin(struct fs *fs, uint64_t ino)
+static void reads_begin(struct fs *fs, uint64_t ino, enum read_how how)
 {
     struct fs_node *node = fs_node_at(fs, ino);
-    if (node)
+    if (node && how != READ_UNCACHED)
         atomic_fetch_add(&node->reads, 1);
 }
 
@@ -42,10 +42,10 @@ static void mark_reread(struct fs *fs, uint64_t ino, uint64_t off, size_t size)
         atomic_fetch_or(&node->reread, mask);
 }
 
-static void reads_end(struct fs *fs, uint64_t ino)
+static void reads_end(struct fs *fs, uint64_t ino, enum read_how how)
 {
     struct fs_node *node = fs_node_at(fs, ino);
-    if (node)
+    if (node && how != READ_UNCACHED)
         atomic_fetch_sub(&node->reads, 1);
 }
 
@@ -57,12 +57,13 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
     size_t       bytes = 0;
     int          result;
 
-    mark_reread(fs, ino, off, size);
+    if (how != READ_UNCACHED)
+        mark_reread(fs, ino, off, size);
     seg_epoch_enter(fs->seg);
     struct cache_inode *inode = cache_inode_at(fs->cache, ino);
     if (!inode)
         result = -ESTALE;
-    else if ((how == READ_KEPT || how == READ_UNSURE) && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
+    else if (how == READ_KEPT && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
         result = -EINPROGRESS;
     else
         result = cache_read(fs->cache, ino, off, size, iov, FS_IOV_MAX, &count, &bytes, missing);
@@ -70,7 +71,7 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
         result = -EIO;
     if (result == 0) {
         if (how != READ_UNCACHED)
-            fs_inflight_read(fs, ino, off, size, how != READ_UNSURE);
+            fs_inflight_read(fs, ino, off, size);
         if (bytes == 0)
             fuse_reply_buf(req, NULL, 0);
         else if (count == 1)
@@ -140,7 +141,7 @@ static void read_around(struct fs *fs, struct fs_call *call)
     seg_count(fs->seg, SEG_COUNTER_origin_reads, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_read_bytes, got > 0 ? (uint64_t)got : 0);
     if (got >= 0 && call->mode != READ_UNCACHED)
-        fs_inflight_read(fs, call->ino, call->off, call->size, call->mode != READ_UNSURE);
+        fs_inflight_read(fs, call->ino, call->off, call->size);
     if (got < 0)
         fs_reply_error(call->req, (int)got);
     else
@@ -179,7 +180,7 @@ static int read_step(struct fs *fs, struct fs_call *call, enum read_how how)
 static void wait_for_turn(struct fs *fs, struct fs_call *call)
 {
     call->inflight = fs_inflight_held(fs, call->ino, call->off, call->size);
-    reads_end(fs, call->ino);
+    reads_end(fs, call->ino, READ_KEPT);
     call->wait_page = true;
     call->len++;
     fs_call_turn(fs, call, call->ino);
@@ -192,14 +193,14 @@ static int read_locked(struct fs *fs, struct fs_call *call)
     int             result = lock.words ? lock_write_acquire(fs->lock, &lock, 0, NULL, NULL) : -ESTALE;
     if (result != 0)
         return result;
-    reads_begin(fs, call->ino); /* from here on recalls wait for it, so its interest is not lost to one (model: recall.pml, mutant 14) */
+    reads_begin(fs, call->ino, READ_LOCKED); /* from here on recalls wait for it, so its interest is not lost to one (model: recall.pml, mutant 14) */
     fs_inflight_done(fs, call->inflight);
     call->inflight = NULL;
     lock_interest_take(fs->lock, lock.words);
     do
         result = read_step(fs, call, READ_LOCKED);
     while (result == -EAGAIN);
-    reads_end(fs, call->ino);
+    reads_end(fs, call->ino, READ_LOCKED);
     if (atomic_load(&lock.words->slipped)) { /* past us, because something was still owed to a dead owner */
         struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA};
         lock_recall_all(fs->lock, &recall, 1, 0);
@@ -219,7 +220,7 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
         return;
     }
     if (call->inflight) { /* before the look at the lock: what is answered must be waited for */
-        reads_begin(fs, call->ino);
+        reads_begin(fs, call->ino, READ_KEPT);
         fs_inflight_done(fs, call->inflight);
         call->inflight = NULL;
     }
@@ -230,30 +231,29 @@ static void fetch_read(struct fs *fs, struct fs_call *call)
     if (result == -EINPROGRESS)
         wait_for_turn(fs, call);
     else
-        reads_end(fs, call->ino);
+        reads_end(fs, call->ino, (enum read_how)call->mode);
 }
 
 void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
     uint64_t   missing = 0;
-    int        flags = fi ? fi->flags : 0;
-    enum read_how how = flags & O_DIRECT ? READ_UNCACHED : flags & O_APPEND ? READ_UNSURE : READ_KEPT;
+    enum read_how how = fs_is_direct(fi) ? READ_UNCACHED : READ_KEPT;
     if (size > FS_REQUEST_MAX)
         size = FS_REQUEST_MAX;
-    if (!(flags & O_NOATIME))
+    if (!(fi && (fi->flags & O_NOATIME)))
         fs_atime_note(fs, ino);
-    reads_begin(fs, ino);
+    reads_begin(fs, ino, how);
     int result = try_read(fs, req, ino, size, (uint64_t)off, how, &missing);
     if (result == 0) {
         seg_count(fs->seg, SEG_COUNTER_hits, 1);
         seg_count(fs->seg, SEG_COUNTER_requests_inline, 1);
-        reads_end(fs, ino);
+        reads_end(fs, ino, how);
         return;
     }
     struct fs_call *call = fs_call_new(req, fetch_read, ino, false);
     if (!call) {
-        reads_end(fs, ino);
+        reads_end(fs, ino, how);
         return;
     }
     seg_count(fs->seg, SEG_COUNTER_misses, 1);

@@ -346,6 +346,21 @@ static int name_root(struct fs *fs, char err[SEG_ERR_BYTES])
     return result;
 }
 
+static int watch_it(struct fs *fs, char err[SEG_ERR_BYTES])
+{
+    int result = fs_watch_start(fs);
+    if (result == 0)
+        return 0;
+    if (result == -ENOSPC || result == -EMFILE)
+        snprintf(err, SEG_ERR_BYTES, "watch: inotify has no more %s; raise the sysctl fs.inotify.%s", result == -ENOSPC ? "watches" : "instances",
+                 result == -ENOSPC ? "max_user_watches" : "max_user_instances");
+    else
+        snprintf(err, SEG_ERR_BYTES, "watch: %s%s", strerror(-result),
+                 fs->config.watch == FS_WATCH_FANOTIFY ? "; this file system or kernel has no fanotify for it, or the rights are missing; try watch=inotify" : "");
+    umount2(fs->config.mountpoint, MNT_DETACH);
+    return result;
+}
+
 int fs_serve(const struct fs_config *config, struct persist_session *session, struct origin *origin,
              void (*ready)(void *arg, const char *note), void *arg, char err[SEG_ERR_BYTES])
 {
@@ -376,8 +391,12 @@ int fs_serve(const struct fs_config *config, struct persist_session *session, st
     if (result == 0) {
         cache_known_set(fs->cache, CACHE_ROOT_ID);
         cache_prune_set(fs->cache, prune_inode, fs);
+        result = watch_it(fs, err);
+    }
+    if (result == 0) {
         result = serve_until_end(fs, &signals, ready, arg, note, err);
     }
+    fs_watch_stop(fs);
     fs_lanes_stop(fs);
     if (fs->se && fs->reader_count)
         fs_node_drop_all(fs);

@@ -17,8 +17,14 @@
  *
  * Own pages. The kernel puts the new bytes into its page before it sends the WRITE. If that page is recalled while the WRITE waits here and then read again (by a fault of a mapping,
  * say), the kernel holds the old bytes, would show them after the write has returned, and would even write them back if the mapping is stored to. So where a
- * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried out: what a mapping has dirtied comes
+ * page of this inode has been recalled before and its region read again since (node->reread), the own kernel is recalled as well before the write is carried
+ * out: what a mapping has dirtied comes
  * first, then the write. READs that come after the lock was taken wait until it is released (lock_read_begin_page).
+ *
+ * Direct I/O (files opened with O_APPEND, O_DIRECT, and all of a mount with cache=shared) leaves nothing in the kernel's page cache, but pages of a mapping may be there. The kernel
+ * writes those of the range back and drops them before it sends the WRITE, and, by its version, not again afterwards; one that faults in between would stay
+ * old. So from the open on READs of such files mark
+ * their regions (fs_open_flags), and the WRITE recalls its own kernel as above.
  *
  * O_APPEND is placed at the true end; pages the kernel put at a stale end are taken back from it before the answer. The kernel may cut a buffered write into several
  * WRITEs at a page it does not have; files opened with O_APPEND are therefore written past its page cache (fs_file.c), so that each append is one WRITE and whole.
@@ -149,14 +155,16 @@ static ssize_t write_locked(struct fs *fs, struct fs_call *call, struct lock_ref
     struct cache_attr  attr;
     struct origin_ref  ref;
     bool               append = (call->fi.flags & O_APPEND) && !call->fi.writepage;
-    int                result = fs_attr_now(fs, call->ino, &attr);
 
+    fs_outside_settle(fs, lock);
+    int result = fs_attr_now(fs, call->ino, &attr);
     if (result == 0)
         result = fs_ref(fs, call->ino, &ref);
     while (result == 0) {
         extent_set(extent, append ? attr.size_bytes : call->off, call->size, &attr);
         extent->clear = call->fi.writepage ? ORIGIN_CLEAR_NONE : fs_clears_setid(call->req, &attr);
-        lock_interest_take(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
+        if (!fs_is_direct(&call->fi))
+            lock_interest_take(fs->lock, lock.words); /* own interest: this kernel keeps what it writes */
         result = recall_and_claim(fs, call->ino, lock, extent, call->fi.writepage, &write);
         if (result != 0)
             break;
@@ -258,6 +266,8 @@ static void change_write(struct fs *fs, struct fs_call *call)
     } while (wrote == -EDEADLK || again);
     if (wrote > 0)
         take_back(fs, call, &extent);
+    if (wrote > 0 && extent.clear && fs_is_direct(&call->fi)) /* the kernel does not know that the mode has changed; it decides about execve() by it */
+        fuse_lowlevel_notify_inval_inode(fs->se, call->ino, -1, 0);
     fs_inflight_done(fs, call->inflight);
     struct fs_node *node = call->fi.writepage ? fs_node_at(fs, call->ino) : NULL;
     if (wrote < 0)
@@ -289,7 +299,7 @@ void fs_op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, o
     struct fs_node *node = fi->writepage ? fs_node_at(fs, ino) : NULL;
     if (node)
         atomic_fetch_add(&node->backs, 1);
-    if (!fi->writepage)
+    if (!fi->writepage && !fs_is_direct(fi))
         call->inflight = fs_inflight_write(fs, ino, (uint64_t)off, size);
     fs_call_queue(fs, call, fi->writepage ? FS_LANE_BACK : FS_LANE_CHANGE);
 }

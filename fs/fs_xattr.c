@@ -68,8 +68,9 @@ static int xattr_locked(struct fs *fs, struct fs_call *call, struct lock_ref loc
     struct cache_attr  attr;
     struct fs_cred     cred;
     struct lock_recall recall = {.ref = lock, .kind = WORK_RECALL_DATA, .arg = 0};
-    int                result = fs_ref(fs, call->ino, &ref);
 
+    fs_outside_settle(fs, lock);
+    int result = fs_ref(fs, call->ino, &ref);
     if (result == 0)
         result = lock_recall_all(fs->lock, &recall, 1, 0);
     if (result != 0)

@@ -11,7 +11,7 @@
     X(inbox_full) X(lock_waits) X(lock_handoffs) X(origin_reads) X(origin_read_bytes) X(origin_writes)                   \
     X(origin_write_bytes) X(origin_meta_ops) X(checksum_errors) X(fences) X(epoch_bumps) X(requests_inline)              \
     X(requests_queued) X(prunes) X(slipped_writes) X(listing_hits) X(listing_misses) X(opens) X(releases)       \
-    X(pages_shared)
+    X(pages_shared) X(outside_changes) X(watch_events) X(watch_overflows)
 
 enum seg_counter {
 #define X(name) SEG_COUNTER_##name,

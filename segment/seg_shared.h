@@ -120,7 +120,7 @@ struct seg_member { /* SHARED */
     uint8_t          zero1[SEG_PAGE - 8 * SEG_COUNTERS_MAX];
     struct seg_epoch_slot thread[SEG_THREADS_MAX]; /* (o) */
 };
-enum { SEG_MEMBER_HAS_ORIGIN = 1, SEG_MEMBER_OTHER_KERNEL = 2 };
+enum { SEG_MEMBER_HAS_ORIGIN = 1, SEG_MEMBER_OTHER_KERNEL = 2, SEG_MEMBER_WATCH_FANOTIFY = 4, SEG_MEMBER_WATCH_INOTIFY = 8 };
 static_assert(sizeof(struct seg_member) == 3 * SEG_PAGE, "layout v1");
 
 /*

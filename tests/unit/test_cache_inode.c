@@ -43,8 +43,11 @@ Test(cache_inode, intern_finds_what_it_made, .timeout = 20)
     uint64_t        a = 0, b = 0;
     bool            created = false;
     ref_make(ref, 7);
+    cr_assert_eq(cache_inode_find(f->cache, ref, &a), -ENODATA); /* and makes none */
     cr_assert_eq(cache_inode_intern(f->cache, ref, false, &a, &created), 0);
     cr_assert(created);
+    cr_assert_eq(cache_inode_find(f->cache, ref, &b), 0);
+    cr_assert_eq(a, b);
     for (unsigned i = 0; i < CACHE_REF_BYTES; i++) {
         ref[i] ^= 0x80;
         for (unsigned again = 0; again < 2; again++) {

@@ -35,8 +35,16 @@ Test(cli_options, ours)
     cr_expect_eq(options.uring, FS_URING_OFF);
     cr_expect(options.locks_none && options.read_only && options.names_plain && options.debug);
     cr_assert_eq(parse("ro,rw,locks=none,locks=shared,uring"), 0);
-    cr_expect(!options.read_only && !options.locks_none);
+    cr_expect(!options.read_only && !options.locks_none && !options.cache_shared);
     cr_expect_eq(options.uring, FS_URING_ON);
+    cr_assert_eq(parse("cache=shared"), 0);
+    cr_expect(options.cache_shared);
+    cr_assert_eq(parse("watch,revalidate=never"), 0);
+    cr_expect(options.watch == FS_WATCH_AUTO && options.revalidate_ms == FS_REVALIDATE_NEVER);
+    cr_assert_eq(parse("watch=inotify,revalidate=7"), 0);
+    cr_expect(options.watch == FS_WATCH_INOTIFY && options.revalidate_ms == 7000);
+    cr_assert_eq(parse("revalidate=never,revalidate=open"), 0);
+    cr_expect(options.watch == FS_WATCH_NONE && options.revalidate_ms == 0);
     cr_expect_eq(parse(""), 0);
 }
 
@@ -54,7 +62,7 @@ Test(cli_options, what_is_wrong_is_said_in_one_line)
 {
     static const char *const bad[] = {
         "frobnicate", "name", "name=", "name=a/b", "name=.a", "size=", "size=0", "size=12Q", "size=-1", "size=99999999999999999999", "size=16777216T",
-        "member=a b", "locks=some", "cache=shared", "write=back", "recall_timeout=0", "recall_timeout=x", "recall_timeout=4000",
+        "member=a b", "locks=some", "cache=none", "watch=", "watch=dnotify", "revalidate=", "revalidate=0", "revalidate=always", "write=back", "recall_timeout=0", "recall_timeout=x", "recall_timeout=4000",
         "state_dir=", "auto_unmount", "remount", "allow_root", "workers=0", "workers=1000", "ro=1", "=", "nonsense=1",
         "name=0123456789012345678901234567890123456789012345678901234567890123",
     };

@@ -245,13 +245,9 @@ static void readdir_around(struct fs *fs, struct fs_call *call)
         fs_reply_error(call->req, result);
 }
 
-static void fetch_readdir(struct fs *fs, struct fs_call *call)
+static void fetch_counted(struct fs *fs, struct fs_call *call)
 {
     struct reply reply;
-    if (dir_turn(fs, call->ino) == -EINPROGRESS) {
-        fs_call_turn(fs, call, call->ino);
-        return;
-    }
     for (;;) {
         int result = reply_open(&reply, fs, call->req, call->ino, call->size, call->plus, call->plus);
         if (result == 0)
@@ -273,6 +269,20 @@ static void fetch_readdir(struct fs *fs, struct fs_call *call)
         return;
     }
     readdir_around(fs, call);
+}
+
+static void fetch_readdir(struct fs *fs, struct fs_call *call)
+{
+    struct fs_node *node = fs_node_at(fs, call->ino);
+    if (dir_turn(fs, call->ino) == -EINPROGRESS) {
+        fs_call_turn(fs, call, call->ino);
+        return;
+    }
+    if (node)
+        atomic_fetch_add(&node->reads, 1); /* recalls of names wait for it (fs_notify.c) */
+    fetch_counted(fs, call);
+    if (node)
+        atomic_fetch_sub(&node->reads, 1);
 }
 
 static void readdir_any(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)

@@ -13,7 +13,9 @@ struct fs_job {
     enum fs_job_kind kind;
     unsigned         refs;
     bool             finished, acknowledge;
+    bool             hurried;     /* NAMES: somebody else finishes it */
     uint32_t         round;       /* of the item, for the answer    */
+    uint64_t         since_ms;
     uint64_t         id;          /* inode, or directory            */
     uint64_t         first, last; /* DATA: pages, UINT64_MAX: end   */
     char             name[256];   /* NAMES                          */

@@ -112,7 +112,7 @@ static int recall_all(struct change *c)
         recall[count] = (struct lock_recall){.ref = locked_ref(c, c->dir[i]), .kind = WORK_RECALL_NAMES};
         c->pinned[i] = cache_name_pin(c->fs->cache, c->dir[i], c->name[i], strlen(c->name[i]), &c->pin[i]) == 0;
         if (c->pinned[i]) {
-            recall[count].kind = WORK_RECALL_NAME;
+            recall[count].kind = i > 0 && c->dir[i] == c->dir[0] ? WORK_RECALL_NAME_MORE : WORK_RECALL_NAME;
             recall[count].arg = c->pin[i];
         }
         count++;

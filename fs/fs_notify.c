@@ -12,7 +12,7 @@
  * Names. notify_inval_entry waits for the directory in the kernel: for LOOKUP and READDIR in flight (that is wanted: it drains them), and for requests that change
  * it. When one of those is in flight here, it holds the directory, so no LOOKUP or READDIR can be in flight there; then the whole mount's names
  * are made to be looked up again (FUSE_NOTIFY_INC_EPOCH), which waits for nothing. Kernels without it: the directory is marked write-shared for good, its names are
- * granted no time from then on.
+ * granted no time from then on. The same when the invalidation is seen blocked for long (hurry_names).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,7 @@
 
 #include "fs_inval.h"
 
-enum { NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
+enum { NOTIFY_THREADS_MAX = 256, HURRY_MS = 30, HURRY_LOOK_MS = 10, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
 
 struct task {
     struct task *next;
@@ -65,7 +65,10 @@ struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id)
 /* After A1: from now on arriving requests find it. Those that came earlier are found by the job, which looks at them when it runs. */
 void fs_job_publish(struct fs *fs, struct fs_job *job)
 {
+    if (job->kind == FS_JOB_NAMES)
+        lock_names_recalled(fs->lock, true);
     pthread_mutex_lock(&fs->notify->mutex);
+    job->since_ms = fs_now_ms();
     job->next = fs->notify->jobs;
     fs->notify->jobs = job;
     pthread_mutex_unlock(&fs->notify->mutex);
@@ -100,6 +103,8 @@ void fs_job_finish(struct fs *fs, struct fs_job *job)
         }
     }
     pthread_mutex_unlock(&fs->notify->mutex);
+    if (first && job->kind == FS_JOB_NAMES)
+        lock_names_recalled(fs->lock, false);
     if (first && job->acknowledge) {
         struct lock_ref ref = cache_lock_ref(fs->cache, job->id);
         if (ref.words)
@@ -222,6 +227,32 @@ static void rescue_names(struct fs *fs, void *arg)
     fs_job_release(fs, job);
 }
 
+/*
+ * The directory may also be held by a call that has sent nothing: one that waits for a second lock in its kernel (rename waits for another directory, unlink for the file) whose holder waits for
+ * the very member that waits for us. So a recall of names that has been blocked for HURRY_MS does without waiting, too. A LOOKUP in flight would be of an older
+ * epoch; a listing that is being fetched is waited for. Returns whether recalls of names are pending.
+ */
+static bool hurry_names(struct fs *fs)
+{
+    struct fs_job *found = NULL;
+    bool           pending = false;
+    uint64_t       now = fs_now_ms();
+    pthread_mutex_lock(&fs->notify->mutex);
+    for (struct fs_job *job = fs->notify->jobs; job && !found; job = job->next) {
+        const struct fs_node *node = job->kind == FS_JOB_NAMES ? fs_node_at(fs, job->id) : NULL;
+        pending |= job->kind == FS_JOB_NAMES;
+        if (!node || job->hurried || now - job->since_ms < HURRY_MS || atomic_load(&node->reads))
+            continue;
+        job->hurried = true;
+        job->refs++;
+        found = job;
+    }
+    pthread_mutex_unlock(&fs->notify->mutex);
+    if (found && fs_notify_task(fs, rescue_names, found) != 0)
+        fs_job_release(fs, found);
+    return pending;
+}
+
 /* Runs `rescue` for every pending job that matches. */
 static void rescue_jobs(struct fs *fs, enum fs_job_kind kind, uint64_t id, void (*rescue)(struct fs *, void *))
 {
@@ -285,10 +316,11 @@ static void recall_names(struct fs *fs, const struct work_item *item)
         return; /* gone, or the sender asks again */
     job->acknowledge = true;
     job->round = item->round;
-    if (item->kind == WORK_RECALL_NAME &&
+    if (item->kind != WORK_RECALL_NAMES &&
         (cache_name_get(fs->cache, item->arg, &dir, job->name, &job->length) != 0 || dir != item->key))
         job->length = 0; /* the record is gone: all names of the directory */
-    lock_recall_begin(fs->lock, &ref, LOCK_SCOPE_PART); /* other names of the directory stay, and so does the interest */
+    /* Other names of the directory stay, and so does the interest. */
+    lock_recall_begin(fs->lock, &ref, item->kind == WORK_RECALL_NAME_MORE ? LOCK_SCOPE_MORE : LOCK_SCOPE_PART);
     fs_job_publish(fs, job);
     run_names(fs, job);
     fs_job_release(fs, job);
@@ -346,6 +378,7 @@ static void carry_out(struct fs *fs, const struct work_item *item)
         recall_data(fs, item);
         break;
     case WORK_RECALL_NAME:
+    case WORK_RECALL_NAME_MORE:
     case WORK_RECALL_NAMES:
         recall_names(fs, item);
         break;
@@ -369,9 +402,11 @@ static void carry_out(struct fs *fs, const struct work_item *item)
 /* Leads: takes the next item, or sleeps for a moment. False: nothing there. */
 static bool lead(struct fs *fs, struct work_item *item)
 {
-    if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1)
+    if (work_take(fs->work, item) == 1 || work_take_shared(fs->work, item) == 1) {
+        hurry_names(fs);
         return true;
-    work_sleep(fs->work, WORK_SLEEP_MS);
+    }
+    work_sleep(fs->work, hurry_names(fs) ? HURRY_LOOK_MS : WORK_SLEEP_MS);
     return false;
 }
 

@@ -116,12 +116,15 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, 
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
 
 /* Recalled member's side: A1 and A3. Between them the caller has the kernel invalidate. PART: what the recall names is dropped, the rest stays. SHRINK: alike, but true is returned, and
- * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). */
-enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL };
+ * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). MORE: a further part
+ * in the same round of the same writer: what has been asked for since the first part may belong to that one, so it stays on record for W4. */
+enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL, LOCK_SCOPE_MORE };
 bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope);
 /* round: of the item that is answered. An item that has outlived its recall (its owner died, or it was sent again) answers nothing, whatever is owed meanwhile. */
 void     lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref, uint32_t round);
 uint32_t lock_recall_round(const struct lock_shared *words); /* of the recall that was sent last */
+/* A recall of names begins, or has been acknowledged: meanwhile readers of attributes and names wait for nobody who is recalling (lock_read.c, R2b). */
+void lock_names_recalled(struct lock_mgr *mgr, bool begins);
 bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *words); /* does this member owe one? */
 void lock_slipped(struct lock_mgr *mgr, struct lock_shared *words);                 /* after a write that did not hold the lock */
 

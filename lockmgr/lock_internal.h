@@ -15,6 +15,7 @@ struct lock_mgr {
     unsigned           self_slot;
     uint64_t           self_bit;
     unsigned           spin; /* looks before a sleep; 0 on one core */
+    _Atomic int        names_recalled; /* recalls of names that this member is carrying out */
 };
 
 /* ---- the owner word ---- */

@@ -8,6 +8,12 @@
  *   R1  set the bit   R2  look again: WRITING -> wait (the bit may stay: it costs the writer one more round at most)
  *                                     RECALLING, owing -> answer the old data: the write has not happened, and the recall will drop it
  *                                     RECALLING, owing nothing -> wait, as R0
+ *
+ * But a reader of attributes or names may hold a directory in its kernel (link(2) and rename(2) ask for permissions with directories locked), and the recall of a name waits
+ * for that directory. If the writer that the reader waits for is itself waiting for such a recall (it changes several inodes, or waits for one who does), nobody would
+ * move. So while this member carries out a recall of names (lock_names_recalled), readers do not wait for anybody who is RECALLING: they answer the
+ * old data and set the bits, so the writer recalls once more (R2b).
+ *
  * Pages are stricter (lock_read_begin_page): a READ never gets old data while anybody, this member too, is recalling or writing, and the recall does not wait for it: it is
  * made known to the invalidation, which leaves its pages out (fs_inflight.c). While it is unanswered they are locked and not up to date, so nobody can see them or dirty
  * them. So neither hot readers nor hot mappings can make a writer start over, and what write-back slips past a writer is bounded by what is dirty when it begins.
@@ -16,8 +22,8 @@
  */
 #include "lock_internal.h"
 
-/* May a reader answer now? Looks only. */
-static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words)
+/* May a reader answer now? Looks only. lenient: also for R2b, which is good only for one that sets the bits first, or whose answer is not kept. */
+static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words, bool lenient)
 {
     uint64_t owner = atomic_load_explicit(&words->owner, memory_order_seq_cst); /* R2, pairs with W1 and W3 */
     if (!owner || lock_word_slot(owner) == mgr->self_slot)
@@ -25,24 +31,24 @@ static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *wor
     unsigned phase = lock_word_phase(owner);
     if (phase == LOCK_GRANTED)
         return true;
-    return phase == LOCK_RECALLING && lock_recall_owed(mgr, words);
+    return phase == LOCK_RECALLING && (lock_recall_owed(mgr, words) || (lenient && atomic_load(&mgr->names_recalled)));
 }
 
 enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
+    return may_answer(mgr, words, true) ? LOCK_READ_GO : LOCK_READ_WAIT;
 }
 
 enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    if (!may_answer(mgr, words)) /* R0 */
+    if (!may_answer(mgr, words, true)) /* R0 */
         return LOCK_READ_WAIT;
     uint64_t both = atomic_load_explicit(&words->interest, memory_order_seq_cst) & atomic_load_explicit(&words->touched, memory_order_seq_cst);
-    if (both & mgr->self_bit)
-        return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
+    if ((both & mgr->self_bit) && may_answer(mgr, words, false))
+        return LOCK_READ_GO;
     atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst); /* R1: interest first, W4 looks at touched */
     atomic_fetch_or_explicit(&words->touched, mgr->self_bit, memory_order_seq_cst);
-    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;                   /* R2 */
+    return may_answer(mgr, words, true) ? LOCK_READ_GO : LOCK_READ_WAIT;             /* R2, R2b */
 }
 
 /* ---- pages ---- */
@@ -74,7 +80,7 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, 
     uint64_t looked = lock_now_ms();
     for (;;) {
         uint32_t event = lock_wait_prepare(mgr, ref->words);
-        if (page ? page_may_answer(ref->words) : may_answer(mgr, ref->words))
+        if (page ? page_may_answer(ref->words) : may_answer(mgr, ref->words, true))
             return 0;
         if (stop && stop(stop_arg))
             return -EINTR;
@@ -93,6 +99,11 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, 
     }
 }
 
+void lock_names_recalled(struct lock_mgr *mgr, bool begins)
+{
+    atomic_fetch_add(&mgr->names_recalled, begins ? 1 : -1); /* readers that wait look again within LOCK_POLL_MS */
+}
+
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words)
 {
     uint64_t either = atomic_load_explicit(&words->interest, memory_order_relaxed) | atomic_load_explicit(&words->touched, memory_order_relaxed);
@@ -109,7 +120,8 @@ bool lock_recall_owed(const struct lock_mgr *mgr, const struct lock_shared *word
 
 bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope)
 {
-    uint64_t before = atomic_fetch_and_explicit(&ref->words->touched, ~mgr->self_bit, memory_order_seq_cst); /* A1 */
+    uint64_t keep = scope == LOCK_SCOPE_MORE ? UINT64_MAX : ~mgr->self_bit;
+    uint64_t before = atomic_fetch_and_explicit(&ref->words->touched, keep, memory_order_seq_cst); /* A1 */
     bool     all = scope == LOCK_SCOPE_ALL || (scope == LOCK_SCOPE_SHRINK && !(before & mgr->self_bit));
     if (all)
         atomic_fetch_and_explicit(&ref->words->interest, ~mgr->self_bit, memory_order_seq_cst);

@@ -12,7 +12,7 @@
 void fs_open_flags(struct fuse_file_info *fi)
 {
     fi->keep_cache = 1;                               /* coherent by recall, not by reopening           */
-    fi->direct_io = (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c        */
+    fi->direct_io = (fi->flags & (O_APPEND | O_DIRECT)) ? 1 : 0; /* appends: fs_write.c; O_DIRECT: not to end where this kernel believes the file to end */
 }
 
 void fs_op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)

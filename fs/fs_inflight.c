@@ -102,13 +102,13 @@ void *fs_inflight_write(struct fs *fs, uint64_t id, uint64_t off, size_t size)
     return entry;
 }
 
-void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks)
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size)
 {
     uint64_t        first = off / CACHE_PAGE, last = (off + (size ? size - 1 : 0)) / CACHE_PAGE;
     struct fs_node *node = fs_node_at(fs, id);
     if (first == last)
         answered_now(id, first);
-    if (!locks || !node || !atomic_load(&node->writes))
+    if (!node || !atomic_load(&node->writes))
         return;
     pthread_mutex_lock(&mutex);
     for (struct inflight *entry = all; entry; entry = entry->next) {

@@ -169,8 +169,8 @@ bool     fs_inflight_edge(struct fs *fs, uint64_t id, uint64_t page, uint32_t *q
 uint32_t fs_inflight_clock(void); /* microseconds, wrapping round, never 0 */
 /* The kernel has dropped these pages, in a call that began at `started`. */
 void fs_inflight_dropped(uint64_t id, uint64_t first, uint64_t last, uint32_t started);
-/* A READ is about to be answered. locks: for certain one whose pages the kernel holds locked. */
-void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size, bool locks);
+/* A READ is about to be answered whose pages the kernel holds locked. */
+void fs_inflight_read(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* READs that wait for a writer, and write-back that holds the lock itself: nobody waits for their pages. */
 void *fs_inflight_held(struct fs *fs, uint64_t id, uint64_t off, size_t size);
 /* The next thing in [page, last] that must not simply be waited for: its first page, or UINT64_MAX; *end its last page; *held: pages of fs_inflight_held, else one edge. */

@@ -203,6 +203,15 @@ static void publish_inode(struct change *c, uint64_t id)
     cache_attr_publish(c->fs->cache, id, known == 0 ? &attr : NULL);
 }
 
+/* The own kernel adjusts the link count of the inode that it believes behind the name; after a change elsewhere it may have been another one. Waits for nothing. */
+static void forget_own_attr(struct change *c)
+{
+    const uint64_t id[3] = {c->child[0], c->child[1], c->extra};
+    for (unsigned i = 0; i < 3; i++)
+        if (id[i])
+            fuse_lowlevel_notify_inval_inode(c->fs->se, id[i], -1, 0);
+}
+
 /*
  * What the names stand for now (CACHE_NAME_UNKNOWN: look again), then unlocks. changed false: the origin refused, nothing has changed.
  */
@@ -229,6 +238,8 @@ static void change_end(struct change *c, bool changed, uint64_t child0, uint64_t
     }
     cache_intent_clear(c->fs->cache, c->intent);
     release(c);
+    if (changed)
+        forget_own_attr(c);
 }
 
 /* Errors after which the origin is as it was; after any other one must look again. */

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "fs_inval.h"
+#include "seg_fault.h"
 
 enum { NOTIFY_THREADS_MAX = 256, HURRY_MS = 30, HURRY_LOOK_MS = 10, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
 
@@ -321,6 +322,11 @@ static void recall_names(struct fs *fs, const struct work_item *item)
         job->length = 0; /* the record is gone: all names of the directory */
     /* Other names of the directory stay, and so does the interest. */
     lock_recall_begin(fs->lock, &ref, item->kind == WORK_RECALL_NAME_MORE ? LOCK_SCOPE_MORE : LOCK_SCOPE_PART);
+    if (seg_fault_here("recall.drop.names")) {
+        fs_slip_gate(fs, &ref, item->round);
+        fs_job_release(fs, job);
+        return;
+    }
     fs_job_publish(fs, job);
     run_names(fs, job);
     fs_job_release(fs, job);
@@ -348,6 +354,10 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     if (lock_recall_begin(fs->lock, &ref, scope_of(fs, item->key, first == 0 && count == UINT32_MAX))) {
         first = 0;
         count = UINT32_MAX;
+    }
+    if (seg_fault_here("recall.drop.data")) {
+        fs_slip_gate(fs, &ref, item->round);
+        return;
     }
     if (!count) { /* attributes only: waits for nothing */
         fuse_lowlevel_notify_inval_inode(fs->se, item->key, -1, 0);

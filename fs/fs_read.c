@@ -21,8 +21,8 @@
 enum { READ_TRIES_MAX = 50, CLAIM_WAIT_MS = 1000, READ_TURNS_MAX = 20 };
 
 /* KEPT: in pages that the kernel holds locked until they are answered, so it must be recallable. LOCKED: likewise, and this thread holds the write lock. UNCACHED: the
- * kernel keeps nothing of it. UNSURE: one of a file opened with O_APPEND, which may be a fault (KEPT) or not. */
-enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED, READ_UNSURE };
+ * kernel keeps nothing of it. */
+enum read_how { READ_KEPT, READ_LOCKED, READ_UNCACHED };
 
 static void reads_begin(struct fs *fs, uint64_t ino)
 {
@@ -62,7 +62,7 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
     struct cache_inode *inode = cache_inode_at(fs->cache, ino);
     if (!inode)
         result = -ESTALE;
-    else if ((how == READ_KEPT || how == READ_UNSURE) && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
+    else if (how == READ_KEPT && lock_read_begin_page(fs->lock, &inode->lock) == LOCK_READ_WAIT)
         result = -EINPROGRESS;
     else
         result = cache_read(fs->cache, ino, off, size, iov, FS_IOV_MAX, &count, &bytes, missing);
@@ -70,7 +70,7 @@ static int try_read(struct fs *fs, fuse_req_t req, uint64_t ino, size_t size, ui
         result = -EIO;
     if (result == 0) {
         if (how != READ_UNCACHED)
-            fs_inflight_read(fs, ino, off, size, how != READ_UNSURE);
+            fs_inflight_read(fs, ino, off, size);
         if (bytes == 0)
             fuse_reply_buf(req, NULL, 0);
         else if (count == 1)
@@ -140,7 +140,7 @@ static void read_around(struct fs *fs, struct fs_call *call)
     seg_count(fs->seg, SEG_COUNTER_origin_reads, 1);
     seg_count(fs->seg, SEG_COUNTER_origin_read_bytes, got > 0 ? (uint64_t)got : 0);
     if (got >= 0 && call->mode != READ_UNCACHED)
-        fs_inflight_read(fs, call->ino, call->off, call->size, call->mode != READ_UNSURE);
+        fs_inflight_read(fs, call->ino, call->off, call->size);
     if (got < 0)
         fs_reply_error(call->req, (int)got);
     else
@@ -234,8 +234,8 @@ void fs_op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct f
 {
     struct fs *fs = fs_of(req);
     uint64_t   missing = 0;
-    int        flags = fi ? fi->flags : 0;
-    enum read_how how = flags & O_DIRECT ? READ_UNCACHED : flags & O_APPEND ? READ_UNSURE : READ_KEPT;
+    /* Only a READ straight into a program's memory bears an owner; a fault through the same descriptor does not, and its page stays. */
+    enum read_how how = fi && fi->lock_owner ? READ_UNCACHED : READ_KEPT;
     if (size > FS_REQUEST_MAX)
         size = FS_REQUEST_MAX;
     reads_begin(fs, ino);

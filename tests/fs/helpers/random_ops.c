@@ -433,7 +433,7 @@ static void do_store(struct mount *at)
     }
     if (pick(3) == 0) {
         note("store %llu+%zu in a mapping of its own, munmap", (unsigned long long)range.off, range.size);
-        uint8_t *map = mmap(NULL, FILE_MAX, PROT_READ | PROT_WRITE, MAP_SHARED, at->fd, 0);
+        uint8_t *map = mmap(NULL, FILE_MAX, PROT_READ | PROT_WRITE, MAP_SHARED, pick(2) ? at->fd : at->direct_fd, 0);
         if (map == MAP_FAILED)
             refused(at, "mmap");
         store(at, map, range);
@@ -481,7 +481,7 @@ static void do_private_map(struct mount *at)
 {
     struct range range = any_range(FILE_MAX);
     note("private mapping %llu+%zu", (unsigned long long)range.off, range.size);
-    uint8_t *map = mmap(NULL, FILE_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE, at->fd, 0);
+    uint8_t *map = mmap(NULL, FILE_MAX, PROT_READ | PROT_WRITE, MAP_PRIVATE, pick(2) ? at->fd : at->direct_fd, 0);
     if (map == MAP_FAILED)
         refused(at, "mmap");
     learn_size(at);

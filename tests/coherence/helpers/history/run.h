@@ -55,13 +55,14 @@ struct runner { /* one thread */
     struct record    record[OBJECTS];
     _Atomic uint64_t progress;     /* operations begun */
     const char *_Atomic doing;
-    int              cells, cells_direct, stores, stores_direct, block, block_direct, log, log_append, log_direct, tfile, attr;
+    int              cells, cells_direct, stores, stores_direct, block, block_direct, log, log_append, log_direct, tfile, tfile_direct, attr;
     int              lock_ofd, lock_flock, counter, root;
     unsigned char   *cells_map, *stores_map, *buffer; /* buffer: aligned for O_DIRECT, 2 blocks */
     int              pool[POOL];
     uint64_t         pool_inode[POOL];
     int              held[HELD_MAX]; /* created here: open until the window ends, so that no inode number is used twice in it */
     unsigned         held_count;
+    uint64_t         stale; /* calls refused with ESTALE: not judged */
     uint64_t         log_seen;
 };
 

@@ -58,6 +58,7 @@ void data_open(struct runner *self)
     self->log_append = t_open(self->dir, "log", O_WRONLY | O_APPEND, 0);
     self->log_direct = t_open(self->dir, "log", O_RDONLY | O_DIRECT, 0);
     self->tfile = t_open(self->dir, "tfile", O_RDWR, 0);
+    self->tfile_direct = t_open(self->dir, "tfile", O_RDONLY | O_DIRECT, 0);
     self->attr = t_open(self->dir, "attr", O_RDWR, 0);
     self->lock_ofd = t_open(self->dir, "ofd", O_RDWR, 0);
     self->lock_flock = t_open(self->dir, "flock", O_RDWR, 0);
@@ -330,15 +331,17 @@ static void tfile_look(struct runner *self, unsigned cell, bool size)
 {
     struct stat st;
     uint64_t    value = 0;
+    bool        direct = run_pick(self, 2);
     run_doing(self, "look at tfile");
     uint64_t began = run_now();
-    ssize_t  n = size ? fstat(self->tfile, &st) : pread(self->tfile, &value, 8, (off_t)cell * PAGE);
+    ssize_t  n = size ? fstat(self->tfile, &st) : pread(direct ? self->tfile_direct : self->tfile, &value, 8, (off_t)cell * PAGE);
     uint64_t ended = run_now();
     if (n < 0)
         run_refused(self, "look at tfile");
     struct hist_op *op = run_record(self, O_TFILE, size ? HIST_T_SIZE : HIST_T_READ, began, ended);
     op->a = size ? (uint64_t)st.st_size : n == 0 || n == 8 ? value : TORN;
     op->err = !size && n == 0;
+    op->way = size ? WAY_STAT : direct ? WAY_DIRECT : WAY_READ;
     op->x = (uint8_t)cell;
 }
 

@@ -63,6 +63,12 @@ static struct hist_op *finish(struct runner *self, unsigned set, enum hist_kind 
 {
     uint64_t ended = run_now();
     int      error = result < 0 ? errno : 0;
+    static _Thread_local struct hist_op nowhere;
+    if (error == ESTALE) { /* removed twice between a LOOKUP and what followed it: hearthfs-coherence(7) */
+        self->stale++;
+        nowhere.err = ESTALE;
+        return &nowhere;
+    }
     if (error && error != ENOENT && error != EEXIST)
         run_refused(self, names_object[set].words[x]);
     struct hist_op *op = run_record(self, O_FILES + set, kind, began, ended);

@@ -127,6 +127,57 @@ Test(lock_read, recalled_member_gives_up_interest)
     fixture_close();
 }
 
+/* Goal:   a further recall in the same round (MORE) leaves on record what has been asked for since the first; the first does not.
+ * Method: a read before each. */
+Test(lock_read, further_part_keeps_what_was_asked_for)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    const enum lock_scope  scopes[] = {LOCK_SCOPE_PART, LOCK_SCOPE_MORE};
+
+    for (unsigned i = 0; i < 2; i++) {
+        atomic_store(&ref.words->interest, a->bit | b->bit);
+        atomic_store(&ref.words->touched, b->bit);
+        cr_expect_not(lock_recall_begin(b->mgr, &ref, scopes[i]));
+        cr_expect_eq(atomic_load(&ref.words->touched), i ? b->bit : 0, "scope %u", i);
+        cr_expect_eq(atomic_load(&ref.words->interest), a->bit | b->bit, "scope %u", i);
+    }
+    atomic_store(&ref.words->interest, 0);
+    atomic_store(&ref.words->touched, 0);
+    fixture_close();
+}
+
+/* Goal:   while a member carries out a recall of names, its readers of attributes do not wait for one who recalls, and are on record; they do wait for one who
+ *         writes, and READs of pages always wait.
+ * Method: another member's owner word in each phase, with and without such a recall; the bits cleared as by an A1 before each look. */
+Test(lock_read, waits_for_no_recaller_during_a_recall_of_names)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+
+    for (unsigned names = 0; names < 2; names++) {
+        if (names)
+            lock_names_recalled(b->mgr, true);
+        atomic_store(&ref.words->touched, 0);
+        atomic_store(&ref.words->interest, b->bit);
+        atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_RECALLING));
+        cr_expect_eq(lock_read_begin(b->mgr, ref.words), names ? LOCK_READ_GO : LOCK_READ_WAIT);
+        cr_expect_eq(atomic_load(&ref.words->touched), names ? b->bit : 0, "the writer must see it");
+        cr_expect_eq(lock_read_peek(b->mgr, ref.words), names ? LOCK_READ_GO : LOCK_READ_WAIT);
+        cr_expect_eq(lock_read_begin_page(b->mgr, ref.words), LOCK_READ_WAIT);
+        atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_WRITING));
+        cr_expect_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_WAIT);
+        if (names)
+            lock_names_recalled(b->mgr, false);
+        atomic_store(&ref.words->owner, lock_own_word(a->mgr, LOCK_RECALLING));
+        cr_expect_eq(lock_read_begin(b->mgr, ref.words), LOCK_READ_WAIT, "it is over");
+    }
+    atomic_store(&ref.words->owner, 0);
+    atomic_store(&ref.words->interest, 0);
+    atomic_store(&ref.words->touched, 0);
+    fixture_close();
+}
+
 /* ---- waiting ---- */
 struct reader {
     struct fixture_member *me;

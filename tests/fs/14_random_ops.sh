@@ -11,13 +11,13 @@ random_ops=$(helper random_ops) || exit
 
 mount_member A
 mount_member B
-within "$(pick 500 5500)" "$random_ops" "$t_seed" "$(pick 150000 1000000)" "$t_origin/random" "$t_dir/A" "$t_dir/B" ||
+within "$(pick 500 5500)" "$random_ops" "$t_seed" "$(pick 60000 1000000)" "$t_origin/random" "$t_dir/A" "$t_dir/B" ||
     fail "two members, seed $t_seed"
 if (($(status .counters.recalls_sent) == 0)); then fail "no recall was sent: these are not two members of one segment"; fi
 check_segment
 mount_member C
 rm "$t_dir/C/random" || fail "rm"
-within "$(pick 300 3000)" "$random_ops" $((t_seed + 1)) "$(pick 20000 200000)" "$t_origin/random" "$t_dir/A" "$t_dir/B" "$t_dir/C" ||
+within "$(pick 300 3000)" "$random_ops" $((t_seed + 1)) "$(pick 10000 200000)" "$t_origin/random" "$t_dir/A" "$t_dir/B" "$t_dir/C" ||
     fail "three members, seed $((t_seed + 1))"
 same_tree "A and C" "$t_dir/A" "$t_dir/C"
 same_tree "origin and B" "$t_origin" "$t_dir/B" nodirtime

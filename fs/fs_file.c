@@ -15,9 +15,10 @@ void fs_open_flags(struct fs *fs, uint64_t ino, struct fuse_file_info *fi)
     static _Atomic uint64_t opened;
     struct fs_node         *node = fs_node_at(fs, ino);
     fi->fh = atomic_fetch_add_explicit(&opened, 1, memory_order_relaxed) + 1; /* whose locks go with RELEASE */
-    fi->keep_cache = 1;                                                              /* coherent by recall, not by reopening    */
-    fi->direct_io = fs->config.cache_shared || (fi->flags & O_APPEND) ? 1 : 0; /* each append is one WRITE: see fs_write.c */
-    if (node && (fi->direct_io || (fi->flags & O_DIRECT)) && (fi->flags & O_ACCMODE) != O_RDONLY)
+    fi->keep_cache = 1;                                                       /* coherent by recall, not by reopening */
+    /* Appends: fs_write.c. O_DIRECT: not to end where this kernel believes the file to end. */
+    fi->direct_io = fs->config.cache_shared || (fi->flags & (O_APPEND | O_DIRECT)) ? 1 : 0;
+    if (node && fi->direct_io && (fi->flags & O_ACCMODE) != O_RDONLY)
         atomic_store(&node->shared, 1);
 }
 

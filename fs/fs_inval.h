@@ -9,12 +9,12 @@ enum fs_job_kind { FS_JOB_DATA, FS_JOB_NAMES };
 
 /* One invalidation under way. Fields but `finished`, `refs`, `next` (under the notifier's mutex) are constant once it runs. */
 struct fs_job {
-    uint64_t       since_ms;  /* when it was published */
     struct fs_job   *next;
     enum fs_job_kind kind;
     unsigned         refs;
     bool             finished, acknowledge, rescued;
     uint32_t         round;       /* of the item, for the answer    */
+    uint64_t         since_ms; /* when it was published */
     uint64_t         id;          /* inode, or directory            */
     uint64_t         first, last; /* DATA: pages, UINT64_MAX: end   */
     char             name[256];   /* NAMES                          */

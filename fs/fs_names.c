@@ -119,7 +119,7 @@ static int recall_all(struct change *c)
         recall[count] = (struct lock_recall){.ref = locked_ref(c, c->dir[i]), .kind = WORK_RECALL_NAMES};
         c->pinned[i] = cache_name_pin(c->fs->cache, c->dir[i], c->name[i], strlen(c->name[i]), &c->pin[i]) == 0;
         if (c->pinned[i]) {
-            recall[count].kind = WORK_RECALL_NAME;
+            recall[count].kind = i > 0 && c->dir[i] == c->dir[0] ? WORK_RECALL_NAME_MORE : WORK_RECALL_NAME;
             recall[count].arg = c->pin[i];
         }
         count++;
@@ -223,6 +223,15 @@ static void publish_inode(struct change *c, uint64_t id)
     cache_attr_publish(c->fs->cache, id, known == 0 ? &attr : NULL);
 }
 
+/* The own kernel adjusts the link count of the inode that it believes behind the name; after a change elsewhere it may have been another one. Waits for nothing. */
+static void forget_own_attr(struct change *c)
+{
+    const uint64_t id[3] = {c->child[0], c->child[1], c->extra};
+    for (unsigned i = 0; i < 3; i++)
+        if (id[i])
+            fuse_lowlevel_notify_inval_inode(c->fs->se, id[i], -1, 0);
+}
+
 /*
  * What the names stand for now (CACHE_NAME_UNKNOWN: look again), then unlocks. changed false: the origin refused, nothing has changed.
  */
@@ -249,6 +258,8 @@ static void change_end(struct change *c, bool changed, uint64_t child0, uint64_t
     }
     cache_intent_clear(c->fs->cache, c->intent);
     release(c);
+    if (changed)
+        forget_own_attr(c);
 }
 
 /* Errors after which the origin is as it was; after any other one must look again. */

@@ -12,7 +12,7 @@
  * Names. notify_inval_entry waits for the directory in the kernel: for LOOKUP and READDIR in flight (that is wanted: it drains them), and for requests that change
  * it. When one of those is in flight here, it holds the directory, so no LOOKUP or READDIR can be in flight there; then the whole mount's names
  * are made to be looked up again (FUSE_NOTIFY_INC_EPOCH), which waits for nothing. Kernels without it: the directory is marked write-shared for good, its names are
- * granted no time from then on.
+ * granted no time from then on. The same when the invalidation is seen blocked for long (rescue_stuck).
  */
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "fs_inval.h"
+#include "seg_fault.h"
 
 enum { NAMES_STUCK_MS = 10, NOTIFY_THREADS_MAX = 256, NOTIFY_CODE_EPOCH = 8, NOTIFY_CODE_PRUNE = 9 };
 
@@ -66,8 +67,8 @@ struct fs_job *fs_job_new(enum fs_job_kind kind, uint64_t id)
 /* After A1: from now on arriving requests find it. Those that came earlier are found by the job, which looks at them when it runs. */
 void fs_job_publish(struct fs *fs, struct fs_job *job)
 {
-    job->since_ms = fs_now_ms();
     pthread_mutex_lock(&fs->notify->mutex);
+    job->since_ms = fs_now_ms();
     job->next = fs->notify->jobs;
     fs->notify->jobs = job;
     pthread_mutex_unlock(&fs->notify->mutex);
@@ -353,10 +354,16 @@ static void recall_names(struct fs *fs, const struct work_item *item)
         return; /* gone, or the sender asks again */
     job->acknowledge = true;
     job->round = item->round;
-    if (item->kind == WORK_RECALL_NAME &&
+    if (item->kind != WORK_RECALL_NAMES &&
         (cache_name_get(fs->cache, item->arg, &dir, job->name, &job->length) != 0 || dir != item->key))
         job->length = 0; /* the record is gone: all names of the directory */
-    lock_recall_begin(fs->lock, &ref, LOCK_SCOPE_PART); /* other names of the directory stay, and so does the interest */
+    /* Other names of the directory stay, and so does the interest. */
+    lock_recall_begin(fs->lock, &ref, item->kind == WORK_RECALL_NAME_MORE ? LOCK_SCOPE_MORE : LOCK_SCOPE_PART);
+    if (seg_fault_here("recall.drop.names")) {
+        fs_slip_gate(fs, &ref, item->round);
+        fs_job_release(fs, job);
+        return;
+    }
     fs_job_publish(fs, job);
     run_names(fs, job);
     fs_job_release(fs, job);
@@ -381,6 +388,10 @@ static void recall_data(struct fs *fs, const struct work_item *item)
     if (lock_recall_begin(fs->lock, &ref, scope_of(fs, item->key, first == 0 && count == UINT32_MAX))) {
         first = 0;
         count = UINT32_MAX;
+    }
+    if (seg_fault_here("recall.drop.data")) {
+        fs_slip_gate(fs, &ref, item->round);
+        return;
     }
     if (!count) { /* attributes only: waits for nothing */
         fuse_lowlevel_notify_inval_inode(fs->se, item->key, -1, 0);
@@ -414,6 +425,7 @@ static void carry_out(struct fs *fs, const struct work_item *item)
         recall_data(fs, item);
         break;
     case WORK_RECALL_NAME:
+    case WORK_RECALL_NAME_MORE:
     case WORK_RECALL_NAMES:
         recall_names(fs, item);
         break;

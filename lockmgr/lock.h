@@ -125,8 +125,9 @@ void lock_stuck_set(struct lock_mgr *mgr, bool (*stuck)(void *arg), void *arg);
 void lock_interest_drop(struct lock_mgr *mgr, struct lock_shared *words);
 
 /* Recalled member's side: A1 and A3. Between them the caller has the kernel invalidate. PART: what the recall names is dropped, the rest stays. SHRINK: alike, but true is returned, and
- * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). */
-enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL };
+ * interest given up, when nothing has been asked for since the last recall: then everything must be dropped. ALL: everything must be dropped (true). MORE: a further part
+ * in the same round of the same writer: what has been asked for since the first part may belong to that one, so it stays on record for W4. */
+enum lock_scope { LOCK_SCOPE_PART, LOCK_SCOPE_SHRINK, LOCK_SCOPE_ALL, LOCK_SCOPE_MORE };
 bool lock_recall_begin(struct lock_mgr *mgr, const struct lock_ref *ref, enum lock_scope scope);
 /* round: of the item that is answered. An item that has outlived its recall (its owner died, or it was sent again) answers nothing, whatever is owed meanwhile. */
 void     lock_recall_ack(struct lock_mgr *mgr, const struct lock_ref *ref, uint32_t round);

@@ -8,11 +8,11 @@
 #   tsan/NAME        the same under ThreadSanitizer, for those that tests/unit/tsan.list names
 #   clang/build      everything compiles without a warning with clang as well; skipped where there is no clang
 #   model/run        tests/model/run: the Promela models
-#   fs|posix|apps|crash|vm/NAME the executable tests/FOLDER/NAME.sh (not lib*.sh); exit code 0 passed, 77 skipped, all else failed
+#   fs|posix|coherence|apps|crash|vm/NAME the executable tests/FOLDER/NAME.sh (not lib*.sh); exit code 0 passed, 77 skipped, all else failed
 #
 # A line "# timeout: SECONDS" in a script changes its time limit.
 
-TESTS_MOUNT_FOLDERS=(fs posix apps crash vm)
+TESTS_MOUNT_FOLDERS=(fs posix coherence apps crash vm)
 TIMEOUT_UNIT_S=300 TIMEOUT_SCRIPT_S=600 TIMEOUT_SOAK_S=14400
 passed=0 failed=0 skipped=0
 declare -A build_failed=()
@@ -87,9 +87,10 @@ _tests_build_one() {
 # Builds what the chosen tests need. A build that fails is one failed test, and its tests are not run.
 tests_build() {
     local chosen=" ${tests[*]}"
-    if [[ $chosen == *" fs/"* || $chosen == *" posix/"* || $chosen == *" crash/"* || $chosen == *" vm/"* ]]; then
+    if [[ $chosen == *" fs/"* || $chosen == *" posix/"* || $chosen == *" coherence/"* || $chosen == *" apps/"* || $chosen == *" crash/"* || $chosen == *" vm/"* ]]; then
         _tests_build_one "$mount_preset" hearthfs test_helpers
     fi
+    [[ $chosen == *" coherence/"* ]] && _tests_build_one faulty hearthfs
     [[ $chosen == *" unit/"* ]] && _tests_build_one dev all
     [[ $chosen == *" tsan/"* ]] && _tests_build_one tsan all
     return 0

@@ -34,6 +34,7 @@ enum work_kind {
     WORK_LOCK_GRANT = 9,   /* key: node id, arg: which waiter: an application lock has been granted               */
     WORK_FORGOTTEN = 8,    /* key: node id without names that no kernel knows any more: the origin may let it go    */
     WORK_PING = 7,         /* tests                                                                               */
+    WORK_RECALL_NAME_MORE = 9, /* as RECALL_NAME, a further name of a directory in the same change                */
 };
 
 struct work_item {

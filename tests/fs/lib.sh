@@ -57,13 +57,16 @@ until_true() {
     done
 }
 
-# helper NAME: the path of the compiled helpers/NAME.c
+# helper NAME: the path of the program compiled from helpers/NAME.c, or helpers/NAME/*.c, beside the script
 helper() {
-    local src=$t_here/helpers/$1.c out=${HEARTHFS_TEST_BUILD:-$t_dir/bin}/$1
+    local helpers out=${HEARTHFS_TEST_BUILD:-$t_dir/bin}/$1
+    helpers=$(cd "$(dirname "$0")/helpers" && pwd) || fail "no helpers beside $0"
+    local src=("$helpers/$1.c")
+    if [[ -d $helpers/$1 ]]; then src=("$helpers/$1"/*.c); fi
     mkdir -p "${out%/*}"
-    if [[ ! -x $out || $src -nt $out || -n $(find "$t_here/helpers" -name '*.h' -newer "$out") ]]; then
+    if [[ ! -x $out || -n $(find "${src[@]}" -newer "$out") || -n $(find "$t_here/helpers" "$helpers" -name '*.h' -newer "$out") ]]; then
         "${CC:-cc}" -std=gnu17 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes \
-            -Wmissing-prototypes -pthread -o "$out.$$" "$src" || fail "cannot build $src"
+            -Wmissing-prototypes -pthread -I"$t_here/helpers" -o "$out.$$" "${src[@]}" || fail "cannot build ${src[0]}"
         mv "$out.$$" "$out"
     fi
     echo "$out"

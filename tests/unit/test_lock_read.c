@@ -170,6 +170,26 @@ Test(lock_read, recalled_member_gives_up_interest)
     fixture_close();
 }
 
+/* Goal:   a further recall in the same round (MORE) leaves on record what has been asked for since the first; the first does not.
+ * Method: a read before each. */
+Test(lock_read, further_part_keeps_what_was_asked_for)
+{
+    struct fixture_member *a = fixture_open(), *b = fixture_join(1);
+    struct lock_ref        ref = fixture_ref(0);
+    const enum lock_scope  scopes[] = {LOCK_SCOPE_PART, LOCK_SCOPE_MORE};
+
+    for (unsigned i = 0; i < 2; i++) {
+        atomic_store(&ref.words->interest, a->bit | b->bit);
+        atomic_store(&ref.words->touched, b->bit);
+        cr_expect_not(lock_recall_begin(b->mgr, &ref, scopes[i]));
+        cr_expect_eq(atomic_load(&ref.words->touched), i ? b->bit : 0, "scope %u", i);
+        cr_expect_eq(atomic_load(&ref.words->interest), a->bit | b->bit, "scope %u", i);
+    }
+    atomic_store(&ref.words->interest, 0);
+    atomic_store(&ref.words->touched, 0);
+    fixture_close();
+}
+
 /* ---- waiting ---- */
 struct reader {
     struct fixture_member *me;

@@ -31,7 +31,7 @@ enum work_kind {
     WORK_LOCK_EVENT = 4,   /* key: node id: look again at the lock you wait for                                   */
     WORK_PRUNE = 5,        /* key: node id: have your kernel forget it if it is idle                              */
     WORK_EVICT = 6,        /* shared queue: frames are below the low-water mark; key: how many                    */
-    WORK_LOCK_GRANT = 9,   /* key: node id, arg: which waiter: an application lock has been granted               */
+    WORK_LOCK_GRANT = 10,  /* key: node id, arg: which waiter: an application lock has been granted               */
     WORK_FORGOTTEN = 8,    /* key: node id without names that no kernel knows any more: the origin may let it go    */
     WORK_PING = 7,         /* tests                                                                               */
     WORK_RECALL_NAME_MORE = 9, /* as RECALL_NAME, a further name of a directory in the same change                */

@@ -58,6 +58,7 @@ struct cli_mount_options {
     unsigned      workers;
     uint32_t      revalidate_ms;         /* 0: at each open; FS_REVALIDATE_NEVER */
     enum fs_atime_policy atime;
+    bool          noatime;               /* was said: nodiratime beside it says nothing more */
     bool          read_only, locks_none, cache_shared, names_plain, debug;
     enum fs_uring uring;
     enum fs_watch_kind watch;

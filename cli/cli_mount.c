@@ -48,7 +48,7 @@ static const char mount_doc[] =
     "  workers=N            threads for requests that may wait\n"
     "  debug                print every FUSE message (implies -f)\n"
     "  noatime, nodiratime, relatime, strictatime\n"
-    "                       when reading moves access times (default: relatime)\n"
+    "                       when reading moves access times (default: noatime)\n"
     "  cache=kernel|shared  shared: file data is kept once per host, in the\n"
     "                       segment, and not in this mount's kernel as well\n"
     "  write=through        writes reach SOURCE at once; the only way yet\n"

@@ -186,6 +186,7 @@ static int word_take(const char *word, struct cli_mount_options *options, char *
 {
     if (strcmp(word, "noatime") == 0) {
         options->atime = FS_ATIME_NEVER;
+        options->noatime = true;
         return 1; /* and shown by mount(8) */
     }
     if (strcmp(word, "ro") == 0)
@@ -201,7 +202,7 @@ static int word_take(const char *word, struct cli_mount_options *options, char *
     else if (strcmp(word, "strictatime") == 0)
         options->atime = FS_ATIME_STRICT;
     else if (strcmp(word, "nodiratime") == 0)
-        options->atime = options->atime == FS_ATIME_NEVER ? FS_ATIME_NEVER : FS_ATIME_NOT_OF_DIRS;
+        options->atime = options->noatime ? FS_ATIME_NEVER : FS_ATIME_NOT_OF_DIRS;
     else if (strcmp(word, "relatime") == 0 || strcmp(word, "atime") == 0 || strcmp(word, "diratime") == 0 || strcmp(word, "norelatime") == 0 ||
              strcmp(word, "nostrictatime") == 0)
         options->atime = FS_ATIME_RELATIVE;

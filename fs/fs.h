@@ -11,8 +11,8 @@
 #include "origin.h"
 #include "persist.h"
 
-/* When reading moves access times: as relatime does; likewise, but not those of directories; at every read that is seen; never. */
-enum fs_atime_policy { FS_ATIME_RELATIVE = 0, FS_ATIME_NOT_OF_DIRS = 1, FS_ATIME_STRICT = 2, FS_ATIME_NEVER = 3 };
+/* When reading moves access times: never; as relatime does; likewise, but not those of directories; at every read that is seen. */
+enum fs_atime_policy { FS_ATIME_NEVER = 0, FS_ATIME_RELATIVE = 1, FS_ATIME_NOT_OF_DIRS = 2, FS_ATIME_STRICT = 3 };
 enum fs_watch_kind { FS_WATCH_NONE = 0, FS_WATCH_AUTO = 1, FS_WATCH_FANOTIFY = 2, FS_WATCH_INOTIFY = 3 };
 enum fs_uring { FS_URING_AUTO = 0, FS_URING_OFF = 1, FS_URING_ON = 2 };
 

@@ -91,8 +91,9 @@ static int access_locked(struct fs *fs, uint64_t id, struct lock_ref lock)
     struct origin_ref  ref;
     struct origin_attr fresh;
     struct cache_attr  attr;
-    int                result = fs_ref(fs, id, &ref);
 
+    fs_outside_settle(fs, lock); /* what is published below would hide it */
+    int result = fs_ref(fs, id, &ref);
     if (result == 0)
         result = lock_recall_all(fs->lock, &recall, 1, 0);
     if (result != 0)

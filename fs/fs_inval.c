@@ -94,6 +94,7 @@ static void drop_edge(struct fs *fs, uint64_t id, uint64_t page)
 static void run_around(struct fs *fs, struct fs_job *job)
 {
     uint64_t page = job->first;
+    fuse_lowlevel_notify_inval_inode(fs->se, job->id, -1, 0); /* size and times: what follows may go round every page */
     for (;;) {
         uint64_t end = 0;
         bool     held = false;

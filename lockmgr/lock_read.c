@@ -38,8 +38,8 @@ static void look_if_stuck(struct lock_mgr *mgr)
         atomic_store_explicit(&mgr->stuck_until_ms, lock_now_ms() + STUCK_MS, memory_order_relaxed);
 }
 
-/* May a reader answer now? Looks only. lenient: also when a recall is stuck, which is good only for one that sets the bits first, or whose answer is not kept. */
-static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words, bool lenient)
+/* May a reader answer now? Looks only. */
+static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *words)
 {
     uint64_t owner = atomic_load_explicit(&words->owner, memory_order_seq_cst); /* R2, pairs with W1 and W3 */
     if (!owner || lock_word_slot(owner) == mgr->self_slot)
@@ -47,24 +47,20 @@ static bool may_answer(const struct lock_mgr *mgr, const struct lock_shared *wor
     unsigned phase = lock_word_phase(owner);
     if (phase == LOCK_GRANTED)
         return true;
-    return phase == LOCK_RECALLING && (lock_recall_owed(mgr, words) || (lenient && is_stuck(mgr)));
+    return phase == LOCK_RECALLING && (lock_recall_owed(mgr, words) || is_stuck(mgr));
 }
 
 enum lock_read lock_read_peek(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    return may_answer(mgr, words, true) ? LOCK_READ_GO : LOCK_READ_WAIT;
+    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT;
 }
 
 enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    if (!may_answer(mgr, words, true)) /* R0 */
+    if (!may_answer(mgr, words)) /* R0 */
         return LOCK_READ_WAIT;
-    uint64_t both = atomic_load_explicit(&words->interest, memory_order_seq_cst) & atomic_load_explicit(&words->touched, memory_order_seq_cst);
-    if ((both & mgr->self_bit) && may_answer(mgr, words, false))
-        return LOCK_READ_GO;
-    atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst); /* R1: interest first, W4 looks at touched */
-    atomic_fetch_or_explicit(&words->touched, mgr->self_bit, memory_order_seq_cst);
-    return may_answer(mgr, words, true) ? LOCK_READ_GO : LOCK_READ_WAIT;                   /* R2 */
+    lock_interest_take(mgr, words); /* R1 */
+    return may_answer(mgr, words) ? LOCK_READ_GO : LOCK_READ_WAIT; /* R2 */
 }
 
 /* ---- pages ---- */
@@ -76,9 +72,7 @@ static bool page_may_answer(const struct lock_shared *words)
 
 void lock_interest_take(struct lock_mgr *mgr, struct lock_shared *words)
 {
-    uint64_t both = atomic_load_explicit(&words->interest, memory_order_seq_cst) & atomic_load_explicit(&words->touched, memory_order_seq_cst);
-    if (both & mgr->self_bit)
-        return;
+    /* Always by a store: that the bits are there says nothing about a recall that is about to take them (A1). Interest first, for W4 looks at touched. */
     atomic_fetch_or_explicit(&words->interest, mgr->self_bit, memory_order_seq_cst);
     atomic_fetch_or_explicit(&words->touched, mgr->self_bit, memory_order_seq_cst);
 }
@@ -96,7 +90,7 @@ int lock_read_wait(struct lock_mgr *mgr, const struct lock_ref *ref, bool page, 
     uint64_t looked = lock_now_ms();
     for (;;) {
         uint32_t event = lock_wait_prepare(mgr, ref->words);
-        if (page ? page_may_answer(ref->words) : may_answer(mgr, ref->words, true))
+        if (page ? page_may_answer(ref->words) : may_answer(mgr, ref->words))
             return 0;
         if (stop && stop(stop_arg))
             return -EINTR;

@@ -30,6 +30,7 @@ mount_member B
 turn 2 "$(pick 15 300)" --only data --changes 4
 turn 2 "$(pick 10 300)" --only data --changes 40
 turn 2 "$(pick 15 300)" --only names
+turn 2 "$(pick 8 300)" --locks
 mount_member C
 mount_member D
 turn 4 "$(pick 20 600)"

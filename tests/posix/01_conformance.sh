@@ -9,8 +9,8 @@ T_LIMIT=500
 . "$(dirname "$0")/../fs/lib.sh"
 . "$(dirname "$0")/lib_posix.sh"
 
-mount_member A
-mount_member B
+mount_member A relatime
+mount_member B relatime
 measure plain "$t_dir/plain" "$t_dir/plain"
 run_posix one "$t_dir/A/one" "$t_dir/A/one"
 compare one plain

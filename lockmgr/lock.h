@@ -100,8 +100,7 @@ bool lock_write_held(const struct lock_mgr *mgr, const struct lock_shared *words
 
 /*
  * Reader's side: R1, R2. LOCK_READ_GO: the bit is set, answer with what is there. LOCK_READ_WAIT: a writer is at work and needs nothing more of this
- * member: lock_read_wait(), then start over (the caller has left its epoch). Never blocks, no allocation; inline fast path when the bit is there and
- * nobody owns the lock.
+ * member: lock_read_wait(), then start over (the caller has left its epoch). Never blocks, no allocation.
  */
 enum lock_read { LOCK_READ_GO = 0, LOCK_READ_WAIT = 1 };
 enum lock_read lock_read_begin(struct lock_mgr *mgr, struct lock_shared *words);

@@ -235,6 +235,8 @@ static void *stress_writer(void *arg)
         }
         fixture_fill(seg_pool_at(pool, index), n++ << 8 | me->number);
         seg_pool_publish(pool, index);
+        while (n == WRITES / 2 && atomic_load(&stress->reads) <= 100)
+            sched_yield(); /* on a busy machine the readers may not have had the processor yet */
         uint32_t old =
             atomic_exchange_explicit(&stress->cell[fixture_random(&seed) % CELLS], index + 1, memory_order_acq_rel);
         if (old) {

@@ -99,16 +99,20 @@ static void name_objects(void)
 }
 
 /*
- * What rests on where this kernel believes the file to end is not judged (hearthfs-coherence(7)): a read through the page cache that meets the end, or zeros behind it, and SEEK_END
- * while a change overlaps it. What fstat says, O_DIRECT reads, and all data that is not zero are judged.
+ * What rests on where this kernel believes the file to end is not judged (hearthfs-coherence(7)): a read through the page cache that meets the end, or zeros behind it, and SEEK_END.
+ * Nor, as long as the defect "Sizes under constant asking" stands there, is a size that the kernel has by itself (an fstat that took no longer than AT_ONCE_NS). What fstat says
+ * that asked the daemon, O_DIRECT reads, and all data that is not zero are judged.
  */
+enum { AT_ONCE_NS = 5000 };
+
 static void leave_out_ends(struct hist_op *ops, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
         if (ops[i].kind == HIST_T_READ && ops[i].way == WAY_READ && !ops[i].a)
             ops[i].dropped = 1;
-        for (size_t j = 0; ops[i].kind == HIST_COUNT && ops[i].way == WAY_NONE && !ops[i].dropped && j < count; j++)
-            ops[i].dropped = !hist_observes(&ops[j]) && ops[j].call_ns <= ops[i].return_ns && ops[j].return_ns >= ops[i].call_ns;
+        bool size = ops[i].kind == HIST_COUNT || ops[i].kind == HIST_T_SIZE;
+        if (size && (ops[i].way != WAY_STAT || ops[i].return_ns - ops[i].call_ns < AT_ONCE_NS))
+            ops[i].dropped = 1;
     }
 }
 

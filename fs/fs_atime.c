@@ -2,7 +2,7 @@
 /*
  * fs_atime.c - access times.
  *
- * The kernel of a FUSE mount keeps none, and reads of ours do not move them at the origin (O_NOATIME). So a READ, READLINK or READDIR that reaches the daemon is noted, if the access time is due:
+ * The kernel of a FUSE mount keeps none, and reads of ours do not move them at the origin (O_NOATIME). Where the mount asks for access times (relatime and the like), a READ, READLINK or READDIR that reaches the daemon is noted, if the access time is due:
  * as with relatime, when it is not after mtime and ctime, or a day old. A moment later one thread takes the inode's write lock, recalls the attributes from the other
  * kernels, and has the origin's file system note an access (origin_access), which moves the time as the origin's own mount options say, and nothing else: setting the time
  * would move ctime. Then the own kernel drops the attributes.

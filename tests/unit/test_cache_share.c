@@ -105,6 +105,31 @@ Test(cache_share, only_what_stood_is_shared)
     fixture_close(f);
 }
 
+/* Goal:   a frame that has come to hold another page since the copy began is not shared.
+ * Method: the source's page is dropped in between and others are fetched until one gets that very frame. */
+Test(cache_share, frame_used_anew)
+{
+    struct fixture   *f = fixture_open(MIB);
+    uint64_t          src = fixture_file(f->cache, 7, 64 * CACHE_PAGE), dst = fixture_file(f->cache, 8, 64 * CACHE_PAGE), stamp;
+    uint64_t          other = fixture_file(f->cache, 9, 4096ull * CACHE_PAGE), page = 0;
+    struct cache_attr attr = attr_of_size(64 * CACHE_PAGE);
+
+    pages_fill(f->cache, src, 10, 1, 0x100);
+    uint32_t frame = frame_of(f, src, 10);
+    cr_assert_eq(cache_copy_begin(f->cache, dst, 10, 1, src, 10, &copy), 0);
+    cr_assert_eq(cache_drop(f->cache, src, 10, 1, &attr), 0);
+    limbo_drain(f->cache);
+    while (page < 4096 && (page == 0 || frame_of(f, other, page - 1) != frame))
+        pages_fill(f->cache, other, page++, 1, 0x900);
+    cr_assert_eq(frame_of(f, other, page - 1), frame, "the frame was not used again");
+    cr_assert_eq(cache_copy_end(f->cache, &copy, 0, 1, &attr), 0);
+    cr_assert_eq(page_read(f->cache, dst, 10, &stamp), -ENODATA);
+    cr_assert_eq(references(f, frame), 1);
+    check_clean(f->cache);
+    frames_return(f->cache);
+    fixture_close(f);
+}
+
 /* Goal:   a shared frame in the hands of the dead holds nobody up, and ends with as many references as words lead to it.
  * Method: member b seizes and raises by hand, as in steps 1 to 3, and is killed; others change their pages before it is settled and after. */
 Test(cache_share, shared_frame_of_a_dead_member)
